@@ -1,0 +1,269 @@
+//! How sure a score is: the bootstrap over its examples (Efron 1979), the paired comparison of two models on one task, and
+//! Holm's correction for many comparisons.
+//!
+//! Only the examples are resampled. What the protocol itself draws (training rows, clustering samples) stays as it was, so
+//! the interval says how the score would move with other test rows, not with another seed. Clustering has no score by row:
+//! there the experiments are resampled, and the interval covers the spread of the experiments alone.
+
+use rayon::prelude::*;
+
+use super::outcomes::Outcomes;
+
+/// The score on `n` resamples with replacement of the examples.
+///
+/// Replicate `r` draws the same rows for every list of outcomes of one length and one `seed`, so two models' replicates on
+/// one task are paired: subtract them index by index. The result does not depend on the number of threads. A replicate in
+/// which the score is undefined (Spearman of a resample with one distinct value on a side; no outcomes at all) is NaN and
+/// keeps its place; [`interval`] and [`paired_p_value`] leave such replicates out.
+pub fn replicates(outcomes: &Outcomes, seed: u64, n: usize) -> Vec<f64> {
+    match outcomes {
+        Outcomes::PerExample(values) | Outcomes::PerExperiment(values) => {
+            (0..n).into_par_iter().map(|replicate| resampled_mean(values, Rows::new(seed, replicate))).collect()
+        }
+        Outcomes::Pairs(pairs) => {
+            let predicted = TieGroups::new(pairs.iter().map(|pair| f64::from(pair.0)).collect());
+            let gold = TieGroups::new(pairs.iter().map(|pair| pair.1).collect());
+            (0..n)
+                .into_par_iter()
+                .map_init(
+                    || (predicted.scratch(), gold.scratch(), Vec::new()),
+                    |(ranks, gold_ranks, drawn), replicate| {
+                        let mut rows = Rows::new(seed, replicate);
+                        drawn.clear();
+                        drawn.extend((0..pairs.len()).map(|_| rows.draw(pairs.len())));
+                        resampled_spearman(drawn, (&predicted, ranks), (&gold, gold_ranks))
+                    },
+                )
+                .collect()
+        }
+    }
+}
+
+/// The middle `level` (0.95: from the 2.5th to the 97.5th percentile) of the replicates, percentiles linearly interpolated;
+/// undefined replicates are left out. `(NaN, NaN)` where none is left or `level` is not in (0, 1).
+pub fn interval(replicates: &[f64], level: f64) -> (f64, f64) {
+    let mut sorted: Vec<f64> = replicates.iter().copied().filter(|value| value.is_finite()).collect();
+    if sorted.is_empty() || !(level > 0.0 && level < 1.0) {
+        return (f64::NAN, f64::NAN);
+    }
+    sorted.sort_unstable_by(f64::total_cmp);
+    let percentile = |share: f64| {
+        let at = share * (sorted.len() - 1) as f64;
+        let below = at.floor() as usize;
+        let above = (below + 1).min(sorted.len() - 1);
+        sorted[below] + (sorted[above] - sorted[below]) * (at - below as f64)
+    };
+    (percentile((1.0 - level) / 2.0), percentile((1.0 + level) / 2.0))
+}
+
+/// The two-sided p-value of "both models score alike" from paired replicates: twice the smaller share of differences
+/// `a − b` on either side of zero, `2·min(1 + #{d ≤ 0}, 1 + #{d ≥ 0}) / (n + 1)`, at most 1.
+///
+/// Pairs with an undefined replicate are left out. NaN where none is left or the lengths differ.
+pub fn paired_p_value(a: &[f64], b: &[f64]) -> f64 {
+    if a.len() != b.len() {
+        return f64::NAN;
+    }
+    let (mut n, mut not_above, mut not_below) = (0usize, 0usize, 0usize);
+    for difference in a.iter().zip(b).map(|(a, b)| a - b).filter(|difference| difference.is_finite()) {
+        n += 1;
+        not_above += usize::from(difference <= 0.0);
+        not_below += usize::from(difference >= 0.0);
+    }
+    if n == 0 {
+        return f64::NAN;
+    }
+    (2.0 * (1 + not_above.min(not_below)) as f64 / (n + 1) as f64).min(1.0)
+}
+
+/// Holm's step-down adjustment (1979): the p-values of `m` comparisons, adjusted so that rejecting those at or below α
+/// keeps the chance of any false rejection within α. In the order given; a NaN stays NaN and counts as no comparison.
+pub fn holm(p: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..p.len()).filter(|&i| !p[i].is_nan()).collect();
+    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
+    let mut adjusted = vec![f64::NAN; p.len()];
+    let mut largest = 0.0f64;
+    for (rank, &i) in order.iter().enumerate() {
+        largest = largest.max((order.len() - rank) as f64 * p[i]).min(1.0);
+        adjusted[i] = largest;
+    }
+    adjusted
+}
+
+/// A seed for the task of this name, the same on every machine and in every version: the 64-bit FNV-1a hash of the UTF-8
+/// bytes.
+pub fn task_seed(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// The rows of one replicate: SplitMix64 (Steele, Lea and Flood 2014) started from the seed and the replicate's number.
+struct Rows {
+    state: u64,
+}
+
+impl Rows {
+    fn new(seed: u64, replicate: usize) -> Self {
+        // One pass through the mixing function keeps the streams of neighbouring replicates apart.
+        let mut start = Self { state: seed ^ (replicate as u64).wrapping_mul(0xd1b5_4a32_d192_ed03) };
+        Self { state: start.next() }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// A row below `n`; the bias of the multiplication is below n / 2⁶⁴.
+    fn draw(&mut self, n: usize) -> usize {
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
+    }
+}
+
+fn resampled_mean(values: &[f64], mut rows: Rows) -> f64 {
+    let sum: f64 = (0..values.len()).map(|_| values[rows.draw(values.len())]).sum();
+    sum / values.len() as f64
+}
+
+/// Rows grouped by value, the groups in ascending order: all that ranking a resample needs.
+struct TieGroups {
+    of_row: Vec<u32>,
+    groups: usize,
+}
+
+/// How often each group was drawn, and the centred rank that follows.
+struct GroupRanks {
+    counts: Vec<u32>,
+    ranks: Vec<f64>,
+}
+
+impl TieGroups {
+    fn new(values: Vec<f64>) -> Self {
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        order.sort_unstable_by(|&a, &b| values[a].total_cmp(&values[b]));
+        let mut of_row = vec![0; values.len()];
+        let mut groups = 0;
+        for group in order.chunk_by(|&a, &b| values[a] == values[b]) {
+            for &row in group {
+                of_row[row] = groups as u32;
+            }
+            groups += 1;
+        }
+        Self { of_row, groups }
+    }
+
+    fn scratch(&self) -> GroupRanks {
+        GroupRanks { counts: vec![0; self.groups], ranks: vec![0.0; self.groups] }
+    }
+
+    /// Fills in the average ranks, less their mean, of the drawn rows; returns their sum of squares.
+    fn rank(&self, drawn: &[usize], to: &mut GroupRanks) -> f64 {
+        to.counts.fill(0);
+        for &row in drawn {
+            to.counts[self.of_row[row] as usize] += 1;
+        }
+        let mean = (drawn.len() + 1) as f64 / 2.0;
+        let (mut before, mut squares) = (0u32, 0.0);
+        for (&count, rank) in to.counts.iter().zip(&mut to.ranks) {
+            *rank = f64::from(before) + f64::from(count + 1) / 2.0 - mean;
+            squares += f64::from(count) * *rank * *rank;
+            before += count;
+        }
+        squares
+    }
+}
+
+fn resampled_spearman(
+    drawn: &[usize],
+    (predicted, ranks): (&TieGroups, &mut GroupRanks),
+    (gold, gold_ranks): (&TieGroups, &mut GroupRanks),
+) -> f64 {
+    let squares = predicted.rank(drawn, ranks);
+    let gold_squares = gold.rank(drawn, gold_ranks);
+    let product: f64 = drawn
+        .iter()
+        .map(|&row| ranks.ranks[predicted.of_row[row] as usize] * gold_ranks.ranks[gold.of_row[row] as usize])
+        .sum();
+    // 0/0 where a side is constant: NaN, as documented.
+    product / (squares * gold_squares).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::correlation::spearman;
+
+    #[test]
+    fn the_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says() {
+        let mut rows = Rows::new(7, 0);
+        let mut covered = 0;
+        for trial in 0..300 {
+            let sample: Vec<f64> = (0..200).map(|_| f64::from(rows.draw(10) < 7)).collect();
+            let (low, high) = interval(&replicates(&Outcomes::PerExample(sample), trial, 400), 0.9);
+            covered += usize::from(low <= 0.7 && 0.7 <= high);
+        }
+        assert!((252..=288).contains(&covered), "{covered} of 300 at level 0.9");
+    }
+
+    #[test]
+    fn resampled_spearman_is_spearman_of_the_resample() {
+        let pairs: Vec<(f32, f64)> = (0..60).map(|i| (((i * 37) % 23) as f32, ((i * 11) % 5) as f64)).collect();
+        let values = replicates(&Outcomes::Pairs(pairs.clone()), 3, 20);
+        for (replicate, value) in values.iter().enumerate() {
+            let mut rows = Rows::new(3, replicate);
+            let drawn: Vec<(f32, f64)> = (0..60).map(|_| pairs[rows.draw(60)]).collect();
+            let x: Vec<f64> = drawn.iter().map(|pair| f64::from(pair.0)).collect();
+            let y: Vec<f64> = drawn.iter().map(|pair| pair.1).collect();
+            assert!((spearman(&x, &y).unwrap() - value).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn replicates_are_paired_and_the_same_for_any_number_of_threads() {
+        let a = Outcomes::PerExample((0..50).map(f64::from).collect());
+        let b = Outcomes::PerExample((0..50).map(|i| f64::from(i) + 1.0).collect());
+        let (of_a, of_b) = (replicates(&a, 9, 100), replicates(&b, 9, 100));
+        assert!(of_a.iter().zip(&of_b).all(|(a, b)| (b - a - 1.0).abs() < 1e-12));
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        assert_eq!(one.install(|| replicates(&a, 9, 100)), of_a);
+        assert_ne!(replicates(&a, 10, 100), of_a);
+        assert!(paired_p_value(&of_a, &of_b) < 0.05);
+        assert_eq!(paired_p_value(&of_a, &of_a), 1.0);
+    }
+
+    #[test]
+    fn undefined_replicates_keep_their_place_and_are_left_out() {
+        let values = replicates(&Outcomes::Pairs(vec![(0.1, 0.0), (0.2, 1.0)]), 1, 200);
+        assert_eq!(values.len(), 200);
+        assert!(values.iter().any(|value| value.is_nan()) && values.iter().any(|value| *value == 1.0));
+        assert_eq!(interval(&values, 0.95), (1.0, 1.0));
+        assert!(replicates(&Outcomes::PerExample(vec![]), 1, 2).iter().all(|value| value.is_nan()));
+        assert!(interval(&[f64::NAN], 0.95).0.is_nan());
+        assert!(paired_p_value(&[f64::NAN], &[1.0]).is_nan());
+        assert!(paired_p_value(&[1.0], &[]).is_nan());
+    }
+
+    #[test]
+    fn holm_steps_down() {
+        assert_eq!(holm(&[0.01, 0.04, 0.03]), [0.03, 0.06, 0.06]);
+        assert_eq!(holm(&[0.5, 0.9]), [1.0, 1.0]);
+        let with_nan = holm(&[0.02, f64::NAN, 0.03]);
+        assert_eq!((with_nan[0], with_nan[2]), (0.04, 0.04));
+        assert!(with_nan[1].is_nan());
+    }
+
+    #[test]
+    fn interval_interpolates() {
+        let values: Vec<f64> = (0..=100).map(f64::from).collect();
+        let (low, high) = interval(&values, 0.95);
+        assert!((low - 2.5).abs() < 1e-9 && (high - 97.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_seed_of_a_name_is_fixed() {
+        assert_eq!(task_seed(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(task_seed("a"), 0xaf63_dc4c_8601_ec8c);
+    }
+}

@@ -1,0 +1,18 @@
+//! Embedding models: folders in and out, tokenizer, architecture, pooling and heads.
+
+pub mod architecture;
+pub mod bert;
+pub mod embedder;
+mod error;
+pub mod files;
+pub mod layout;
+pub mod parameters;
+pub mod prompts;
+pub mod scratch;
+pub mod tokenizer;
+pub mod weights;
+
+pub use embedder::{BuildOptions, Embedder, Mode};
+pub use error::ModelError;
+pub use files::ModelFiles;
+pub use tokenizer::TextTokenizer;

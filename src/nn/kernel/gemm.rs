@@ -1,0 +1,81 @@
+//! Matrix products on row-major `f32` slices, by the `gemm` crate on the current rayon pool.
+
+use gemm::Parallelism;
+
+/// A row-major matrix, possibly read as its transpose.
+#[derive(Clone, Copy)]
+pub struct Operand<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    transposed: bool,
+}
+
+impl<'a> Operand<'a> {
+    /// `[rows, cols]`, row-major.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "matrix of another size");
+        Self { data, rows, cols, transposed: false }
+    }
+
+    /// The same values read as `[cols, rows]`.
+    pub fn t(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
+    }
+
+    /// (row stride, column stride).
+    fn strides(&self) -> (isize, isize) {
+        let width = self.cols as isize;
+        if self.transposed { (1, width) } else { (width, 1) }
+    }
+}
+
+/// `out = scale * a b` (`accumulate` false) or `out += scale * a b`; `out` is row-major.
+pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>) {
+    let ((m, k), (kb, n)) = (a.shape(), b.shape());
+    assert_eq!(k, kb, "inner dimensions differ");
+    assert_eq!(out.len(), m * n, "result of another size");
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !accumulate {
+            out.fill(0.0);
+        }
+        return;
+    }
+    let ((a_rs, a_cs), (b_rs, b_cs)) = (a.strides(), b.strides());
+    let parallelism = if super::parallel::threads() > 1 && m * n * k > 1 << 17 {
+        Parallelism::Rayon(super::parallel::threads())
+    } else {
+        Parallelism::None
+    };
+    // SAFETY: the assertions above hold the three slices to the shapes and strides that are passed.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a_cs,
+            a_rs,
+            b.data.as_ptr(),
+            b_cs,
+            b_rs,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}

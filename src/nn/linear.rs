@@ -1,0 +1,340 @@
+//! Linear layers whose weight is trainable, frozen, or frozen with a low-rank adapter.
+//!
+//! A frozen weight is no operand of the op, so the backward pass computes `grad · W` alone: no weight gradient is
+//! computed or kept. candle's own `matmul` would do both.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+
+use super::activation::{Activation, gelu_in_place};
+use super::kernel::gemm::{Operand, multiply};
+use super::kernel::parallel;
+use super::storage::{buffer, output, values, with_values};
+
+const NAME: &str = "linear";
+
+/// `y = x Wᵀ + b`, with `W` `[out, in]`, plus `scale (x Aᵀ) Bᵀ` where an adapter is attached.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// `[out, in]`; trainable if it is a variable.
+    pub weight: Tensor,
+    /// `[out]`.
+    pub bias: Option<Tensor>,
+    /// Low-rank adapter of a frozen weight.
+    pub lora: Option<LowRank>,
+}
+
+/// LoRA (Hu et al. 2021): `ΔW = scale B A`.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    /// `[rank, in]`.
+    pub a: Tensor,
+    /// `[out, rank]`.
+    pub b: Tensor,
+    /// α / rank.
+    pub scale: f64,
+    /// Probability that an input element of the adapter is dropped in training.
+    pub dropout: f32,
+}
+
+impl Linear {
+    /// Checks the shapes.
+    ///
+    /// # Errors
+    /// Where weight, bias and adapter do not fit.
+    pub fn new(weight: Tensor, bias: Option<Tensor>, lora: Option<LowRank>) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        if let Some(bias) = &bias
+            && bias.dims() != [outputs]
+        {
+            bail!("{NAME}: bias {:?} does not fit weight {:?}", bias.dims(), weight.dims());
+        }
+        if let Some(lora) = &lora {
+            let rank = lora.a.dims2()?.0;
+            if lora.a.dims() != [rank, inputs] || lora.b.dims() != [outputs, rank] {
+                bail!("{NAME}: adapter {:?}, {:?} does not fit weight {:?}", lora.a.dims(), lora.b.dims(), weight.dims());
+            }
+        }
+        Ok(Self { weight, bias, lora })
+    }
+
+    /// `[tokens, in]` → `[tokens, out]`. `dropout_seed` switches the adapter's dropout on.
+    pub fn forward(&self, x: &Tensor, dropout_seed: Option<u64>) -> Result<Tensor> {
+        let (_, inputs) = x.dims2()?;
+        if inputs != self.weight.dims()[1] {
+            bail!("{NAME}: x {:?} does not fit weight {:?}", x.dims(), self.weight.dims());
+        }
+        if !x.device().is_cpu() || self.weight.dtype() != DType::F32 {
+            return super::composed::linear(x, self, dropout_seed);
+        }
+        let x = x.contiguous()?;
+        let bias = self.bias.clone();
+        if self.weight.track_op() || bias.as_ref().is_some_and(Tensor::track_op) {
+            let y = match bias {
+                Some(bias) => x.apply_op3(&self.weight, &bias, Trainable)?,
+                None => x.apply_op2(&self.weight, Trainable)?,
+            };
+            return match &self.lora {
+                Some(lora) => y + delta(&x, lora, dropout_seed)?,
+                None => Ok(y),
+            };
+        }
+        let base = Frozen { weight: self.weight.clone(), bias, activation: Activation::None };
+        match &self.lora {
+            None => x.apply_op1(base),
+            Some(lora) if lora.dropout > 0.0 && dropout_seed.is_some() => {
+                x.apply_op1(base)? + delta(&x, lora, dropout_seed)?
+            }
+            Some(lora) => x.apply_op3(&lora.a, &lora.b, Adapted { base: Some(base), scale: lora.scale as f32 }),
+        }
+    }
+
+    /// `activation(forward(x))`; in one pass where nothing is to be differentiated.
+    pub fn forward_activated(&self, x: &Tensor, activation: Activation, dropout_seed: Option<u64>) -> Result<Tensor> {
+        let plain = self.lora.is_none() && x.device().is_cpu() && self.weight.dtype() == DType::F32;
+        let tracked = x.track_op() || self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op);
+        if plain && !tracked && activation == Activation::Gelu && x.dims2()?.1 == self.weight.dims()[1] {
+            return x.contiguous()?.apply_op1(Frozen {
+                weight: self.weight.clone(),
+                bias: self.bias.clone(),
+                activation,
+            });
+        }
+        activation.forward(&self.forward(x, dropout_seed)?)
+    }
+}
+
+/// `scale (x Aᵀ) Bᵀ`, with dropout on `x`.
+fn delta(x: &Tensor, lora: &LowRank, dropout_seed: Option<u64>) -> Result<Tensor> {
+    let x = match dropout_seed {
+        Some(seed) => super::dropout::dropout(x, lora.dropout, seed)?,
+        None => x.clone(),
+    };
+    x.apply_op3(&lora.a, &lora.b, Adapted { base: None, scale: lora.scale as f32 })
+}
+
+/// `x yᵀ`: `[n, d]` and `[m, d]` → `[n, m]`, differentiable by both.
+pub fn product_transposed(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if x.dims2()?.1 != y.dims2()?.1 {
+        bail!("{NAME}: x {:?} and y {:?} differ in their last dimension", x.dims(), y.dims());
+    }
+    if !x.device().is_cpu() {
+        return x.matmul(&y.t()?);
+    }
+    x.contiguous()?.apply_op2(&y.contiguous()?, Trainable)
+}
+
+/// `x Wᵀ + b` into a new buffer.
+fn affine(x: &[f32], rows: usize, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    let inputs = if rows == 0 { 0 } else { x.len() / rows };
+    let outputs = if inputs == 0 { bias.map_or(0, <[f32]>::len) } else { weight.len() / inputs };
+    let mut out = buffer(rows * outputs);
+    if let Some(bias) = bias
+        && outputs > 0
+    {
+        out.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+    }
+    if rows > 0 {
+        multiply(&mut out, bias.is_some(), 1.0, Operand::new(x, rows, inputs), Operand::new(weight, outputs, inputs).t());
+    }
+    out
+}
+
+/// `dy W`: the gradient by the input.
+fn input_gradient(dy: &[f32], rows: usize, weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+    let mut dx = buffer(rows * inputs);
+    multiply(&mut dx, false, 1.0, Operand::new(dy, rows, outputs), Operand::new(weight, outputs, inputs));
+    dx
+}
+
+/// `dyᵀ x`: the gradient by the weight, `[out, in]`.
+fn weight_gradient(dy: &[f32], x: &[f32], rows: usize, outputs: usize, inputs: usize, scale: f32) -> Vec<f32> {
+    let mut dw = buffer(outputs * inputs);
+    multiply(&mut dw, false, scale, Operand::new(dy, rows, outputs).t(), Operand::new(x, rows, inputs));
+    dw
+}
+
+fn column_sums(dy: &[f32], width: usize) -> Vec<f32> {
+    parallel::column_sums(dy.len() / width.max(1), width, |rows, sums| {
+        for row in dy[rows.start * width..rows.end * width].chunks_exact(width) {
+            for (s, d) in sums.iter_mut().zip(row) {
+                *s += d;
+            }
+        }
+    })
+}
+
+struct Trainable;
+
+impl Trainable {
+    fn gradients(x: &Tensor, weight: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((rows, inputs), outputs) = (x.dims2()?, weight.dims2()?.0);
+        with_values(NAME, [x, weight, dout], |[xs, ws, dy]| {
+            let dx = x.track_op().then(|| input_gradient(dy, rows, ws, outputs, inputs));
+            let dw = weight.track_op().then(|| weight_gradient(dy, xs, rows, outputs, inputs, 1.0));
+            Ok((
+                dx.map(|d| Tensor::from_vec(d, (rows, inputs), x.device())).transpose()?,
+                dw.map(|d| Tensor::from_vec(d, (outputs, inputs), x.device())).transpose()?,
+            ))
+        })
+    }
+}
+
+impl CustomOp2 for Trainable {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let rows = l1.shape().dims()[0];
+        let out = affine(values(NAME, s1, l1)?, rows, values(NAME, s2, l2)?, None);
+        Ok(output(out, (rows, l2.shape().dims()[0])))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Self::gradients(x, w, dout)
+    }
+}
+
+impl CustomOp3 for Trainable {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let rows = l1.shape().dims()[0];
+        let out = affine(values(NAME, s1, l1)?, rows, values(NAME, s2, l2)?, Some(values(NAME, s3, l3)?));
+        Ok(output(out, (rows, l2.shape().dims()[0])))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (dx, dw) = Self::gradients(x, w, dout)?;
+        let db = if b.track_op() {
+            let width = b.elem_count();
+            let sums = with_values(NAME, [dout], |[dy]| Ok(column_sums(dy, width)))?;
+            Some(Tensor::from_vec(sums, width, b.device())?)
+        } else {
+            None
+        };
+        Ok((dx, dw, db))
+    }
+}
+
+struct Frozen {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    activation: Activation,
+}
+
+impl Frozen {
+    fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+        let mut out = match &self.bias {
+            Some(bias) => with_values(NAME, [&self.weight, bias], |[w, b]| Ok(affine(x, rows, w, Some(b))))?,
+            None => with_values(NAME, [&self.weight], |[w]| Ok(affine(x, rows, w, None)))?,
+        };
+        if self.activation == Activation::Gelu {
+            parallel::over_rows(&mut out, 16_384, |_, part| gelu_in_place(part));
+        }
+        Ok(out)
+    }
+
+    fn input_gradient(&self, dy: &[f32], rows: usize) -> Result<Vec<f32>> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        with_values(NAME, [&self.weight], |[w]| Ok(input_gradient(dy, rows, w, outputs, inputs)))
+    }
+}
+
+impl CustomOp1 for Frozen {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let rows = layout.shape().dims()[0];
+        let out = self.run(values(NAME, storage, layout)?, rows)?;
+        Ok(output(out, (rows, self.weight.dims()[0])))
+    }
+
+    fn bwd(&self, x: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
+        let rows = x.dims2()?.0;
+        let dx = with_values(NAME, [dout], |[dy]| self.input_gradient(dy, rows))?;
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    }
+}
+
+/// `x Wᵀ + b + scale (x Aᵀ) Bᵀ`, differentiable by x, A and B.
+struct Adapted {
+    base: Option<Frozen>,
+    scale: f32,
+}
+
+impl CustomOp3 for Adapted {
+    fn name(&self) -> &'static str {
+        "lora"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, a, b) = (values(NAME, s1, l1)?, values(NAME, s2, l2)?, values(NAME, s3, l3)?);
+        let (rows, rank, outputs) = (l1.shape().dims()[0], l2.shape().dims()[0], l3.shape().dims()[0]);
+        let mut out = match &self.base {
+            Some(base) => base.run(x, rows)?,
+            None => buffer(rows * outputs),
+        };
+        let low = affine(x, rows, a, None);
+        multiply(&mut out, true, self.scale, Operand::new(&low, rows, rank), Operand::new(b, outputs, rank).t());
+        Ok(output(out, (rows, outputs)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let ((rows, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
+        with_values(NAME, [x, a, b, dout], |[xs, aa, bb, dy]| {
+            // dy B is the gradient by x Aᵀ (up to the scale); everything else follows from it.
+            let dlow = input_gradient(dy, rows, bb, outputs, rank);
+            let low = affine(xs, rows, aa, None);
+            let da = weight_gradient(&dlow, xs, rows, rank, inputs, self.scale);
+            let db = weight_gradient(dy, &low, rows, outputs, rank, self.scale);
+            let dx = if x.track_op() {
+                let mut dx = match &self.base {
+                    Some(base) => base.input_gradient(dy, rows)?,
+                    None => buffer(rows * inputs),
+                };
+                multiply(&mut dx, true, self.scale, Operand::new(&dlow, rows, rank), Operand::new(aa, rank, inputs));
+                Some(Tensor::from_vec(dx, (rows, inputs), x.device())?)
+            } else {
+                None
+            };
+            let da = if a.track_op() { Some(Tensor::from_vec(da, (rank, inputs), x.device())?) } else { None };
+            let db = if b.track_op() { Some(Tensor::from_vec(db, (outputs, rank), x.device())?) } else { None };
+            Ok((dx, da, db))
+        })
+    }
+}

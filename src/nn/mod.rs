@@ -1,0 +1,22 @@
+//! Packed, differentiable building blocks of an encoder.
+//!
+//! Texts are never padded: a batch is one `[tokens, hidden]` tensor and a list of sequence bounds
+//! ([`PackedBatch::cu_seqlens`]). Every operation here is a candle `CustomOp` with a forward and a backward pass on the
+//! CPU (vectorised, on all cores of the current rayon pool); on other devices, and in the tests, the same functions are
+//! composed of candle's own differentiable operations ([`composed`]).
+
+pub mod activation;
+pub mod attention;
+pub mod batch;
+pub mod composed;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod embedding;
+pub mod kernel;
+pub mod layer_norm;
+pub mod linear;
+pub mod normalize;
+pub mod pooling;
+mod storage;
+
+pub use batch::PackedBatch;

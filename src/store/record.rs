@@ -1,0 +1,156 @@
+//! What a run leaves behind, as the report reads it: variants, their scores, the searches for α and the choice.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::metric::outcomes::Outcomes;
+
+/// A finished (or partly finished) sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// The config's `name`.
+    pub name: String,
+    /// Base model as the config names it.
+    pub base: String,
+    /// Settings shared by all trials, dotted key → value as text, for the report's settings section.
+    pub settings: BTreeMap<String, String>,
+    /// Training sets: path (file name only) and rows used.
+    pub data: Vec<(String, usize)>,
+    /// The grid's axes in the config's order: key and values as text.
+    pub axes: Vec<(String, Vec<String>)>,
+    /// Base first, then trained variants in plan order, then merged ones.
+    pub variants: Vec<Variant>,
+    /// Loss and dev curves, one a training run.
+    pub curves: Vec<TrainingCurve>,
+    /// Searches for α, one a pair.
+    pub searches: Vec<AlphaSearch>,
+    /// What was chosen, where a choice could be made.
+    pub choice: Option<Choice>,
+    /// Row limit per task and split, if scoring was limited.
+    pub limit: Option<usize>,
+    /// Which version of scikit-learn's draws was reproduced ("1.9").
+    pub protocol: String,
+    /// Things a reader must know (a task without dev split, a truncated share, nearly parallel tensors …).
+    pub notes: Vec<String>,
+}
+
+/// One model that was scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Unique and stable (content hash).
+    pub id: String,
+    /// Short, for tables: `symmetric r8 T0.02`, `base`, `slerp(symmetric r8 T0.02, asymmetric r8 T0.02) α=0.62`.
+    pub label: String,
+    /// How it came to be.
+    pub kind: VariantKind,
+    /// The axes' values of this variant (trained and merged alike; for merged those the pair shares).
+    pub settings: BTreeMap<String, String>,
+    /// Scores on the dev side, in task order. A task without dev side is absent.
+    pub dev: Vec<TaskRecord>,
+    /// Scores on the test side, in task order.
+    pub test: Vec<TaskRecord>,
+}
+
+/// How a variant came to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum VariantKind {
+    /// The untouched base.
+    Base,
+    /// A checkpoint of a training run.
+    Trained {
+        /// Label of the trial, the same for all its checkpoints.
+        trial: String,
+        /// Optimizer step of this checkpoint.
+        step: usize,
+        /// Optimizer steps of the whole run; equal to `step` for the final checkpoint.
+        steps: usize,
+    },
+    /// A merge of two variants.
+    Merged {
+        /// Label of the first (α = 0).
+        first: String,
+        /// Label of the second (α = 1).
+        second: String,
+        /// Weight of the second.
+        alpha: f64,
+        /// Whether α was found by the search.
+        auto: bool,
+    },
+}
+
+/// One task's result for one model on one split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// Task name.
+    pub name: String,
+    /// mteb's name of the task type: `STS`, `Classification`, `MultilabelClassification`, `Clustering`.
+    pub task_type: String,
+    /// Name of the main score.
+    pub metric: String,
+    /// Main score at mteb's seed 42, a fraction.
+    pub main_score: f64,
+    /// Main score at other protocol seeds (seed, score); empty where the type draws nothing.
+    pub seeds: Vec<(u64, f64)>,
+    /// Rows evaluated.
+    pub rows: usize,
+    /// What the bootstrap resamples.
+    pub outcomes: Outcomes,
+}
+
+/// What a training run logged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingCurve {
+    /// Label of the trial.
+    pub trial: String,
+    /// (optimizer step, training loss).
+    pub train_loss: Vec<(usize, f64)>,
+    /// (optimizer step, dev loss).
+    pub dev_loss: Vec<(usize, f64)>,
+    /// (optimizer step, dev score: mean reciprocal rank of the positive, 0 to 1).
+    pub dev_score: Vec<(usize, f64)>,
+}
+
+/// A search for α between two models.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlphaSearch {
+    /// Label of the first (α = 0).
+    pub first: String,
+    /// Label of the second (α = 1).
+    pub second: String,
+    /// Every point evaluated, by ascending α.
+    pub points: Vec<AlphaPoint>,
+    /// The α chosen on dev.
+    pub chosen: f64,
+    /// Evaluations spent.
+    pub evaluations: usize,
+    /// Share of tensors so nearly parallel that SLERP fell back to linear, 0 to 1.
+    pub linear_share: f64,
+}
+
+/// One α evaluated on dev.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlphaPoint {
+    /// Weight of the second model.
+    pub alpha: f64,
+    /// The rule's score on dev (mean over protocol seeds).
+    pub score: f64,
+    /// 95 % bootstrap interval of `score`.
+    pub interval: (f64, f64),
+}
+
+/// The variant chosen and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// `Variant::id`.
+    pub id: String,
+    /// `dev` or `test`.
+    pub on: String,
+    /// The rule: `mean_task_type`, `mean_task` or a task's name.
+    pub by: String,
+    /// Score of the chosen under the rule.
+    pub score: f64,
+    /// One sentence for the report.
+    pub why: String,
+}

@@ -1,0 +1,538 @@
+//! The protocols against mteb's own numbers: every case folder of the golden data, and the stand-alone fixtures of the parts.
+//!
+//! `EMBEVAL_GOLDEN` names the folder; without it `../shared/golden` is used where it exists, else the subset in
+//! `tests/data/golden`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use embeval::data::matrix::Matrix;
+use embeval::data::random::numpy_legacy::Distribution;
+use embeval::data::random::{Generator, PythonRandom, RandomState};
+use embeval::data::subsample::{class_names, stratified_subsample};
+use embeval::estimator::logistic_regression::{LogisticRegression, Settings as LogisticSettings};
+use embeval::estimator::mini_batch_k_means::{self, BatchSampler};
+use embeval::metric::average_precision::average_precision;
+use embeval::metric::classification::classification_scores;
+use embeval::metric::clustering::{adjusted_mutual_information, v_measure};
+use embeval::metric::correlation::{average_ranks, pearson, spearman};
+use embeval::metric::multilabel::{label_ranking_average_precision, multilabel_scores};
+use embeval::task::label::Label;
+use embeval::task::protocol::{Protocol, Scored, Similarity};
+use embeval::task::{classification, clustering, multilabel, sts};
+use safetensors::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+fn committed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden")
+}
+
+fn golden() -> PathBuf {
+    if let Some(named) = std::env::var_os("EMBEVAL_GOLDEN") {
+        return named.into();
+    }
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/golden");
+    if shared.is_dir() { shared } else { committed() }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> T {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn take<T: DeserializeOwned>(value: &Value) -> T {
+    serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
+}
+
+/// The tensors of a file as `f64` with their shapes.
+struct Tensors(BTreeMap<String, (Vec<usize>, Vec<f64>)>);
+
+impl Tensors {
+    fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.iter().map(|(name, view)| {
+            let data = view.data();
+            let values = match view.dtype() {
+                Dtype::F32 => data.as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect(),
+                Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+                Dtype::U8 => data.iter().map(|&b| f64::from(b)).collect(),
+                Dtype::I32 => data.as_chunks().0.iter().map(|b| f64::from(i32::from_le_bytes(*b))).collect(),
+                Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+                other => panic!("{}: {name} has type {other:?}", path.display()),
+            };
+            (name.to_owned(), (view.shape().to_vec(), values))
+        });
+        Self(tensors.collect())
+    }
+
+    fn values(&self, name: &str) -> &[f64] {
+        &self.0[name].1
+    }
+
+    fn numbers(&self, name: &str) -> Vec<usize> {
+        self.values(name).iter().map(|&value| value as usize).collect()
+    }
+
+    fn matrix(&self, name: &str) -> Matrix {
+        let (shape, values) = &self.0[name];
+        Matrix::new(shape[0], shape[1], values.iter().map(|&value| value as f32).collect()).unwrap()
+    }
+}
+
+/// The largest difference between the numbers of `expected` and those under the same keys of `actual`.
+fn largest_difference(at: &str, expected: &Value, actual: &Value) -> f64 {
+    match (expected, actual) {
+        (Value::Null, Value::Null) => 0.0,
+        (Value::Number(expected), Value::Number(actual)) => {
+            (expected.as_f64().unwrap() - actual.as_f64().unwrap()).abs()
+        }
+        (Value::Array(expected), Value::Array(actual)) => {
+            assert_eq!(expected.len(), actual.len(), "{at}: number of entries");
+            let pairs = expected.iter().zip(actual).enumerate();
+            pairs
+                .map(|(i, (expected, actual))| largest_difference(&format!("{at}[{i}]"), expected, actual))
+                .fold(0.0, f64::max)
+        }
+        (Value::Object(expected), Value::Object(actual)) => expected
+            .iter()
+            .filter(|(key, _)| !["hf_subset", "languages"].contains(&key.as_str()))
+            .map(|(key, expected)| {
+                let at = format!("{at}.{key}");
+                let actual = actual.get(key).unwrap_or_else(|| panic!("{at} is missing"));
+                largest_difference(&at, expected, actual)
+            })
+            .fold(0.0, f64::max),
+        _ => panic!("{at}: expected {expected}, got {actual}"),
+    }
+}
+
+fn largest(pairs: impl IntoIterator<Item = (f64, f64)>) -> f64 {
+    pairs.into_iter().map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+struct Case {
+    name: String,
+    folder: PathBuf,
+    task: Value,
+    similarity: Similarity,
+    data: Value,
+    inputs: Tensors,
+    expected: Value,
+}
+
+impl Case {
+    fn setting(&self, name: &str) -> usize {
+        take(&self.task[name])
+    }
+
+    fn seed(&self) -> u32 {
+        take(&self.task["task_seed"])
+    }
+
+    fn splits(&self) -> Vec<String> {
+        take(&self.task["eval_splits"])
+    }
+
+    fn outputs(&self) -> Tensors {
+        Tensors::read(&self.folder.join("expected.safetensors"))
+    }
+
+    fn compare(&self, expected: &Value, split: &str, scored: &Scored) -> f64 {
+        assert_eq!(self.task["main_score"], scored.metric);
+        assert_eq!(scored.scores["main_score"].as_f64(), Some(scored.main_score));
+        largest_difference(&self.name, &expected["splits"][split], &Value::Object(scored.scores.clone()))
+    }
+
+    fn classification(&self) -> f64 {
+        let labels: BTreeMap<String, Vec<Label>> = take(&self.data["labels"]);
+        let train = self.inputs.matrix("train");
+        let known = &labels["train"];
+        let rows = classification::training_rows(
+            known,
+            self.setting("samples_per_label"),
+            self.setting("n_experiments"),
+            self.seed(),
+        )
+        .unwrap();
+        assert_eq!(rows, take::<Vec<Vec<usize>>>(&self.expected["intermediate"]["train_indices"]), "{}", self.name);
+        let classes: Vec<Label> = take(&self.expected["intermediate"]["classes"]);
+        let outputs = self.outputs();
+        let mut worst = 0.0f64;
+        for split in self.splits() {
+            let (eval, truth) = (self.inputs.matrix(&split), &labels[&split]);
+            let predictions = classification::predict(&train, known, &rows, &eval, truth).unwrap();
+            let predicted = predictions.experiments.iter().flatten().map(|&class| &predictions.classes[class]);
+            let wanted = outputs.numbers(&format!("predictions_{split}"));
+            assert!(predicted.eq(wanted.iter().map(|&class| &classes[class])), "{}: predictions", self.name);
+            let scored = classification::score(&train, known, &rows, &eval, truth).unwrap();
+            worst = worst.max(self.compare(&self.expected, &split, &scored));
+        }
+        worst
+    }
+
+    fn multilabel(&self) -> f64 {
+        let labels: BTreeMap<String, Vec<Vec<Label>>> = take(&self.data["labels"]);
+        let train = self.inputs.matrix("train");
+        let known = &labels["train"];
+        let rows = multilabel::training_rows(
+            known,
+            self.setting("samples_per_label"),
+            self.setting("n_experiments"),
+            self.seed(),
+        )
+        .unwrap();
+        assert_eq!(rows, take::<Vec<Vec<usize>>>(&self.expected["intermediate"]["train_indices"]), "{}", self.name);
+        let (outputs, k) = (self.outputs(), self.setting("k_neighbors"));
+        let mut worst = 0.0f64;
+        for split in self.splits() {
+            let (eval, truth) = (self.inputs.matrix(&split), &labels[&split]);
+            let predictions = multilabel::predict(&train, known, &rows, &eval, truth, k).unwrap();
+            let predicted = predictions.experiments.iter().flatten().map(|&value| usize::from(value));
+            assert!(predicted.eq(outputs.numbers(&format!("predictions_{split}"))), "{}: predictions", self.name);
+            let scored = multilabel::score(&train, known, &rows, &eval, truth, k).unwrap();
+            worst = worst.max(self.compare(&self.expected, &split, &scored));
+        }
+        worst
+    }
+
+    fn clustering(&self) -> f64 {
+        let labels: BTreeMap<String, Vec<Label>> = take(&self.data["labels"]);
+        let all = self.inputs.matrix("test");
+        let documents = clustering::document_rows(all.rows(), self.setting("max_document_to_embed"), self.seed());
+        let intermediate = &self.expected["intermediate"];
+        let wanted: Vec<usize> = take(&intermediate["downsample_indices_first_100"]);
+        assert_eq!(documents.rows[..wanted.len()], wanted, "{}: documents", self.name);
+        let embeddings = all.select(&documents.rows);
+        let labels: Vec<Label> = documents.rows.iter().map(|&row| labels["test"][row].clone()).collect();
+        let settings = clustering::Settings {
+            experiments: self.setting("n_clusters"),
+            sample_size: self.setting("max_documents_per_cluster"),
+            batch_size: self.setting("k_mean_batch_size"),
+            seed: self.seed(),
+        };
+        let fresh = || documents.random.clone();
+        let newest = Protocol::Sklearn19;
+        let assigned = clustering::assign(&embeddings, &labels, &mut fresh(), &settings, newest).unwrap();
+        let wanted: Vec<usize> = take(&intermediate["bootstrap0_indices_first_100"]);
+        assert_eq!(assigned[0].rows[..wanted.len()], wanted, "{}: bootstrap", self.name);
+        let first_three: Vec<usize> = assigned.iter().take(3).flat_map(|one| &one.clusters).copied().collect();
+        assert!(first_three == self.outputs().numbers("assignments_experiments_0_to_2"), "{}: clusters", self.name);
+
+        let scored = clustering::score(&embeddings, &labels, &mut fresh(), &settings, newest).unwrap();
+        let worst = self.compare(&self.expected, "test", &scored);
+        let older: Value = read(&self.folder.join("expected.sklearn18.json"));
+        let scored = clustering::score(&embeddings, &labels, &mut fresh(), &settings, Protocol::Sklearn18).unwrap();
+        worst.max(self.compare(&older, "test", &scored))
+    }
+
+    fn sts(&self) -> f64 {
+        let gold: Vec<f64> = take(&self.data["scores"]);
+        let (first, second) = (self.inputs.matrix("sentence1"), self.inputs.matrix("sentence2"));
+        let outputs = self.outputs();
+        let scores = sts::pair_scores(&first, &second, self.similarity).unwrap();
+        let lists = [
+            ("cosine_scores", &scores.cosine),
+            ("manhattan_distances", &scores.manhattan),
+            ("euclidean_distances", &scores.euclidean),
+            ("similarity_scores", &scores.similarity),
+        ];
+        for (name, values) in lists {
+            let wanted = outputs.values(name);
+            assert_eq!(wanted.len(), values.len(), "{}: {name}", self.name);
+            let relative = values.iter().zip(wanted).map(|(&a, b)| (f64::from(a) - b).abs() / b.abs().max(1.0));
+            assert!(relative.fold(0.0, f64::max) < 2e-6, "{}: {name}", self.name);
+        }
+        let range = (take(&self.task["min_score"]), take(&self.task["max_score"]));
+        let scored = sts::score(&first, &second, &gold, range, self.similarity).unwrap();
+        self.compare(&self.expected, "test", &scored)
+    }
+}
+
+#[test]
+fn cases() {
+    let folder = golden();
+    let mut folders: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("case.json").is_file())
+        .collect();
+    folders.sort();
+    let mut by_type: BTreeMap<String, (usize, f64)> = BTreeMap::new();
+    let mut skipped: BTreeMap<String, usize> = BTreeMap::new();
+    for folder in folders {
+        let case: Value = read(&folder.join("case.json"));
+        let task_type: String = take(&case["task_type"]);
+        let score: fn(&Case) -> f64 = match task_type.as_str() {
+            "Classification" => Case::classification,
+            "MultilabelClassification" => Case::multilabel,
+            "Clustering" => Case::clustering,
+            "STS" => Case::sts,
+            _ => {
+                *skipped.entry(task_type).or_default() += 1;
+                continue;
+            }
+        };
+        let case = Case {
+            name: take(&case["case"]),
+            task: case["task"].clone(),
+            similarity: if case["similarity"] == "dot" { Similarity::Dot } else { Similarity::Cosine },
+            data: read(&folder.join("data.json")),
+            inputs: Tensors::read(&folder.join("inputs.safetensors")),
+            expected: read(&folder.join("expected.json")),
+            folder,
+        };
+        let start = Instant::now();
+        let difference = score(&case);
+        println!("{:24} {difference:.1e} in {:.2} s", case.name, start.elapsed().as_secs_f64());
+        let limit = if task_type == "STS" { 1e-6 } else { 1e-9 };
+        assert!(difference < limit, "{}: off by {difference}", case.name);
+        let entry = by_type.entry(task_type).or_default();
+        *entry = (entry.0 + 1, entry.1.max(difference));
+    }
+    println!("largest differences: {by_type:?}; types not compared: {skipped:?}");
+    for task_type in ["Classification", "Clustering", "MultilabelClassification", "STS"] {
+        assert!(by_type.contains_key(task_type), "no {task_type} case in {}", golden().display());
+    }
+}
+
+#[test]
+fn random_numbers() {
+    let fixtures: Value = read(&golden().join("standalone/rng.json"));
+    fn same<T: DeserializeOwned + PartialEq + std::fmt::Debug>(fixtures: &Value, name: &str, actual: &[T]) {
+        let expected: Vec<T> = take(&fixtures[name]["values"]);
+        assert_eq!(expected, actual[..expected.len()], "{name}");
+    }
+    let numpy = || RandomState::new(42);
+    let shuffled = |n: usize| {
+        let mut list: Vec<usize> = (0..n).collect();
+        numpy().shuffle(&mut list);
+        list
+    };
+    let mut state = numpy();
+    same(&fixtures, "randomstate_raw_u32", &(0..50).map(|_| state.next_u32()).collect::<Vec<_>>());
+    // serde_json reads a decimal to within one unit in the last place.
+    let near = |name: &str, mut draw: Box<dyn FnMut() -> f64>| {
+        let expected: Vec<f64> = take(&fixtures[name]["values"]);
+        assert!(largest(expected.into_iter().map(|value| (value, draw()))) < 1e-15, "{name}");
+    };
+    let mut state = numpy();
+    near("randomstate_random_sample", Box::new(move || state.random_sample()));
+    for n in [10, 50, 1000] {
+        same(&fixtures, &format!("randomstate_shuffle_list_{n}"), &shuffled(n));
+    }
+    let mut list: Vec<usize> = (0..1000).collect();
+    let carried: Vec<Vec<usize>> = (0..3)
+        .map(|_| {
+            numpy().shuffle(&mut list);
+            list[..50].to_vec()
+        })
+        .collect();
+    same(&fixtures, "randomstate_shuffle_carried_1000", &carried);
+    same(&fixtures, "randomstate_permutation_1000", &numpy().permutation(1000));
+    same(&fixtures, "randomstate_randint_16384", &numpy().randint(16384, 1536));
+    same(&fixtures, "randomstate_randint_2000", &numpy().randint(2000, 50));
+    same(&fixtures, "randomstate_choice_p_16384", &numpy().choice(&Distribution::uniform_f32(16384), 512));
+    same(&fixtures, "randomstate_choice_noreplace", &numpy().choice_without_replacement(512, 7));
+    let one = numpy().choice(&Distribution::uniform_f32(1536), 1)[0];
+    assert_eq!(take::<usize>(&fixtures["randomstate_choice_p_scalar"]["values"]), one);
+
+    let mut generator = Generator::new(42);
+    let raw: Vec<String> = (0..20).map(|_| generator.next_u64().to_string()).collect();
+    same(&fixtures, "generator_raw_u64", &raw);
+    let mut generator = Generator::new(42);
+    let lists: Vec<Vec<usize>> = (0..3)
+        .map(|_| {
+            let mut list: Vec<usize> = (0..1000).collect();
+            generator.shuffle(&mut list);
+            list[..50].to_vec()
+        })
+        .collect();
+    same(&fixtures, "generator_shuffle_list_1000", &lists);
+    same(&fixtures, "generator_permutation_1000", &Generator::new(42).permutation(1000));
+    let chosen: Vec<usize> =
+        Generator::new(42).choice_without_replacement(28, 12).into_iter().map(|value| 3 * value).collect();
+    same(&fixtures, "generator_choice_noreplace_28_12", &chosen);
+
+    let python = || PythonRandom::new(42);
+    let mut random = python();
+    near("python_random", Box::new(move || random.random()));
+    let mut random = python();
+    same(&fixtures, "python_getrandbits32", &(0..20).map(|_| random.getrandbits(32)).collect::<Vec<_>>());
+    same(&fixtures, "python_sample_2048", &python().sample(2048, 2048));
+    same(&fixtures, "python_sample_100000_2000", &python().sample(100_000, 2000));
+    let mut random = python();
+    random.sample(2048, 2048);
+    same(&fixtures, "python_sample_then_choices", &random.choices(2048, 16384));
+}
+
+fn close(name: &str, expected: &Value, actual: Option<f64>) {
+    match (expected.as_f64(), actual) {
+        (Some(expected), Some(actual)) => assert!((expected - actual).abs() < 1e-9, "{name}: {expected} {actual}"),
+        (None, None) => {}
+        (expected, actual) => panic!("{name}: {expected:?} {actual:?}"),
+    }
+}
+
+fn numbered(labels: &Value) -> Vec<usize> {
+    let labels: Vec<Label> = take(labels);
+    let mut distinct = labels.clone();
+    distinct.sort();
+    distinct.dedup();
+    labels.iter().map(|label| distinct.binary_search(label).unwrap()).collect()
+}
+
+#[test]
+fn metrics() {
+    let fixtures: Value = read(&golden().join("standalone/metrics.json"));
+    let cases = |name: &str| fixtures[name].as_array().unwrap().clone();
+    for case in cases("v_measure_ami") {
+        let (gold, clusters) = (numbered(&case["labels"]), numbered(&case["pred"]));
+        let scores = v_measure(&gold, &clusters);
+        close("homogeneity", &case["homogeneity"], Some(scores.homogeneity));
+        close("completeness", &case["completeness"], Some(scores.completeness));
+        close("v_measure", &case["v_measure"], Some(scores.v_measure));
+        close("ami", &case["ami"], Some(adjusted_mutual_information(&gold, &clusters)));
+    }
+    for case in cases("classification") {
+        let (truth, predicted): (Vec<usize>, Vec<usize>) = (take(&case["labels"]), take(&case["pred"]));
+        let scores = classification_scores(&truth, &predicted, 10);
+        close("accuracy", &case["scores"]["accuracy"], Some(scores.accuracy));
+        close("f1", &case["scores"]["f1"], Some(scores.f1));
+        close("f1_weighted", &case["scores"]["f1_weighted"], Some(scores.f1_weighted));
+        close("precision", &case["scores"]["precision"], Some(scores.precision));
+        close("precision_weighted", &case["scores"]["precision_weighted"], Some(scores.precision_weighted));
+        close("recall", &case["scores"]["recall"], Some(scores.recall));
+        close("recall_weighted", &case["scores"]["recall_weighted"], Some(scores.recall_weighted));
+        close("ap", &case["scores"]["ap"], scores.average_precision);
+    }
+    for case in cases("average_precision") {
+        let positive: Vec<bool> = take::<Vec<u8>>(&case["labels"]).into_iter().map(|label| label != 0).collect();
+        close("ap", &case["ap"], Some(average_precision(&positive, &take::<Vec<f64>>(&case["scores"]))));
+    }
+    for case in cases("lrap") {
+        let truth: Vec<Vec<u8>> = take(&case["labels"]);
+        let scores: Vec<Vec<f64>> = take(&case["scores"]);
+        let lrap = label_ranking_average_precision(&truth.concat(), &scores.concat(), truth[0].len());
+        close("lrap", &case["lrap"], Some(lrap));
+    }
+    for case in cases("multilabel") {
+        let (truth, predicted): (Vec<Vec<u8>>, Vec<Vec<u8>>) = (take(&case["labels"]), take(&case["pred"]));
+        let scores = multilabel_scores(&truth.concat(), &predicted.concat(), truth[0].len());
+        close("accuracy", &case["subset_accuracy"], Some(scores.accuracy));
+        close("f1", &case["f1_macro"], Some(scores.f1));
+        close("hamming", &case["hamming_score"], Some(scores.hamming));
+        close("lrap", &case["lrap_of_binary_predictions"], Some(scores.lrap));
+    }
+    for case in cases("correlation") {
+        let (x, y): (Vec<f64>, Vec<f64>) = (take(&case["x"]), take(&case["y"]));
+        assert_eq!(average_ranks(&x), take::<Vec<f64>>(&case["ranks_x"]));
+        close("spearman", &case["spearman"], spearman(&x, &y));
+        close("pearson", &case["pearson"], pearson(&x, &y));
+    }
+}
+
+#[test]
+fn stratified_subsampling() {
+    let path = golden().join("standalone/stratified_subsampling.json");
+    if !path.is_file() {
+        return println!("not in this subset: {}", path.display());
+    }
+    for case in read::<Vec<Value>>(&path) {
+        let labels: Vec<String> = take::<Vec<Value>>(&case["labels"])
+            .iter()
+            .map(|v| v.as_str().map_or(v.to_string(), str::to_owned))
+            .collect();
+        let names = class_names(labels.iter().map(String::as_str));
+        assert_eq!(names, take::<Vec<String>>(&case["class_names"]));
+        let classes: Vec<usize> = labels.iter().map(|label| names.binary_search(label).unwrap()).collect();
+        let rows = stratified_subsample(&classes, take(&case["n_samples"]), take(&case["seed"]));
+        assert_eq!(rows, take::<Vec<usize>>(&case["selected_rows"]));
+        let after: Vec<usize> = take(&case["labels_after"]);
+        assert!(after.iter().eq(rows.iter().map(|&row| &classes[row]).take(after.len())));
+    }
+}
+
+#[test]
+fn logistic_regression() {
+    let folder = golden().join("standalone");
+    if !folder.join("logreg.json").is_file() {
+        return println!("not in this subset: logreg");
+    }
+    let (tensors, runs) =
+        (Tensors::read(&folder.join("logreg.safetensors")), read::<Value>(&folder.join("logreg.json")));
+    for (problem, classes) in [("multi", 5), ("binary", 2)] {
+        let name = |what: &str| format!("{problem}_{what}");
+        let settings = LogisticSettings::default();
+        let labels = tensors.numbers(&name("y"));
+        let model = LogisticRegression::fit(&tensors.matrix(&name("X")), &labels, classes, &settings).unwrap();
+        let run = &runs["runs"][name("float64")];
+        let wanted = run["iterations"].as_array().unwrap();
+        assert_eq!(wanted.len(), model.iterations().len(), "{problem}: iterations");
+        for (wanted, iteration) in wanted.iter().zip(model.iterations()) {
+            close("f", &wanted["f"], Some(iteration.value));
+            close("max_abs_grad", &wanted["max_abs_grad"], Some(iteration.max_gradient));
+            assert_eq!(take::<usize>(&wanted["n_evals"]), iteration.evaluations, "{problem}");
+        }
+        let difference = |what: &str, actual: &[f64]| {
+            let wanted = tensors.values(&name(what));
+            assert_eq!(wanted.len(), actual.len(), "{problem}: {what}");
+            let worst = largest(wanted.iter().copied().zip(actual.iter().copied()));
+            println!("{problem} {what}: {worst:.1e}");
+            assert!(worst < 1e-10, "{problem}: {what} off by {worst}");
+        };
+        difference("float64_coef", model.weights());
+        difference("float64_intercept", model.intercepts());
+        let test = tensors.matrix(&name("X_test"));
+        difference("float64_decision", &model.decision(&test).unwrap());
+        assert_eq!(tensors.numbers(&name("float64_pred")), model.predict(&test).unwrap());
+    }
+}
+
+#[test]
+fn mini_batch_k_means() {
+    let folder = golden().join("standalone");
+    for (file, sampler) in
+        [("minibatch_kmeans", BatchSampler::Choice), ("minibatch_kmeans.sklearn18", BatchSampler::RandInt)]
+    {
+        let path = folder.join(format!("{file}.json"));
+        if !path.is_file() {
+            println!("not in this subset: {file}");
+            continue;
+        }
+        let record: Value = read(&path);
+        let tensors = Tensors::read(&folder.join(format!("{file}.safetensors")));
+        let points = tensors.matrix("X");
+        let settings = mini_batch_k_means::Settings {
+            clusters: take(&record["params"]["n_clusters"]),
+            batch_size: take(&record["params"]["batch_size"]),
+            max_epochs: 100,
+            sampler,
+            seed: take(&record["params"]["random_state"]),
+        };
+        let all: Vec<usize> = (0..points.rows()).collect();
+        let fitted = mini_batch_k_means::fit(&points, &all, &settings).unwrap();
+        assert_eq!(take::<usize>(&record["n_steps"]), fitted.steps, "{file}");
+        assert_eq!(tensors.numbers("labels"), fitted.labels, "{file}");
+        let centres = fitted.centres.data().iter().map(|&value| f64::from(value));
+        let worst = largest(tensors.values("centers").iter().copied().zip(centres));
+        println!("{file}: centres {worst:.1e}");
+        assert!(worst < 1e-5, "{file}: centres off by {worst}");
+        let inertia: f64 = take(&record["inertia"]);
+        assert!((inertia - fitted.inertia).abs() < 1e-5 * inertia);
+    }
+}
+
+#[test]
+fn rows_of_a_long_multilabel_split() {
+    let rows = [golden(), committed()].map(|folder| folder.join("goemotions_eval_rows.json"));
+    let labels = committed().join("goemotions_labels.json");
+    let Some(rows) = rows.iter().find(|path| path.is_file() && labels.is_file()) else {
+        return println!("not in this subset: the GoEmotions rows");
+    };
+    let labels: Vec<Vec<Label>> = read(&labels);
+    assert_eq!(read::<Vec<usize>>(rows), multilabel::evaluated_rows(&labels, 3000, 42));
+}
