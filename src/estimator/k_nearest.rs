@@ -25,7 +25,10 @@ pub fn vote(
     if k == 0 || m < k {
         return Err(EstimatorError::TooFewRows { estimator: "k-nearest neighbours", needed: k.max(1), rows: m });
     }
-    if labels.len() != m * columns || queries.cols() != dim {
+    if queries.cols() != dim {
+        return Err(EstimatorError::Dimensions { fitted: dim, given: queries.cols() });
+    }
+    if labels.len() != m * columns {
         return Err(EstimatorError::Labels { rows: m, labels: labels.len() });
     }
     let rows: Vec<f64> = rows.data().iter().map(|&value| f64::from(value)).collect();

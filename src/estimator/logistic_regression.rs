@@ -108,7 +108,7 @@ impl LogisticRegression {
 
     fn for_each_row(&self, rows: &Matrix, mut take: impl FnMut(usize, &[f64])) -> Result<(), EstimatorError> {
         if rows.cols() != self.dim {
-            return Err(EstimatorError::Labels { rows: rows.cols(), labels: self.dim });
+            return Err(EstimatorError::Dimensions { fitted: self.dim, given: rows.cols() });
         }
         let outputs = self.intercepts.len();
         let mut block = Vec::with_capacity(BLOCK * self.dim);
@@ -182,11 +182,7 @@ impl<'a> Problem<'a> {
     fn evaluate(&mut self, point: &[f64], gradient: &mut [f64]) -> f64 {
         let n = self.labels.len();
         let (weights, intercepts) = point.split_at(self.outputs * self.dim);
-        if self.dim == 0 {
-            self.scores.fill(0.0);
-        } else {
-            inner_products(weights, &self.rows, self.dim, &mut self.scores);
-        }
+        inner_products(weights, &self.rows, self.dim, &mut self.scores);
         for (scores, intercept) in self.scores.chunks_exact_mut(n).zip(intercepts) {
             for score in scores {
                 *score += intercept;

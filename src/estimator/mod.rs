@@ -33,6 +33,14 @@ pub enum EstimatorError {
         /// Labels given.
         labels: usize,
     },
+    /// Rows of another dimension than those fitted.
+    #[error("rows of {given} dimensions against {fitted} that were fitted: encode both with the same model")]
+    Dimensions {
+        /// Dimension of the fitted rows.
+        fitted: usize,
+        /// Dimension of the given rows.
+        given: usize,
+    },
     /// The values overflow the arithmetic.
     #[error("{estimator} left the range of numbers: the embeddings are not finite or far too large; normalise them")]
     NotFinite {

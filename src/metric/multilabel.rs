@@ -15,7 +15,7 @@ pub struct MultilabelScores {
 
 /// Scores of `predicted` against `truth`, both row-major `[rows, labels]` of 0 and 1. All 0 without rows or labels.
 pub fn multilabel_scores(truth: &[u8], predicted: &[u8], labels: usize) -> MultilabelScores {
-    let rows = if labels == 0 { 0 } else { truth.len().min(predicted.len()) / labels };
+    let rows = truth.len().min(predicted.len()).checked_div(labels).unwrap_or(0);
     if rows == 0 {
         return MultilabelScores { accuracy: 0.0, f1: 0.0, hamming: 0.0, lrap: 0.0 };
     }
@@ -50,7 +50,7 @@ pub fn multilabel_scores(truth: &[u8], predicted: &[u8], labels: usize) -> Multi
 /// Mean over rows of the mean over a row's true labels of #{true labels scored at least as high} / #{labels scored at least
 /// as high}; 1 for a row with no or all labels true. `truth` and `scores` are row-major `[rows, labels]`; 0 without rows.
 pub fn label_ranking_average_precision(truth: &[u8], scores: &[f64], labels: usize) -> f64 {
-    let rows = if labels == 0 { 0 } else { truth.len().min(scores.len()) / labels };
+    let rows = truth.len().min(scores.len()).checked_div(labels).unwrap_or(0);
     if rows == 0 {
         return 0.0;
     }

@@ -71,7 +71,7 @@ fn train_tokenizer(spec: &ScratchSpec, texts: &[&str]) -> Result<Tokenizer, Mode
     let model = WordPiece::builder().unk_token("[UNK]".into()).build().map_err(fail)?;
     let mut tokenizer = Tokenizer::new(model);
     // Accents stay: stripping them would turn й into и and ё into е.
-    tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, Some(false), spec.lower_case)));
+    tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, Some(false), spec.lower_case))).map_err(fail)?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     let special = SPECIAL.map(|token| AddedToken::from(token, true)).to_vec();
     let trainer = WordPieceTrainerBuilder::new()

@@ -116,7 +116,7 @@ fn from_vocabulary(vocab: &Path, config: &serde_json::Value) -> Result<Tokenizer
         flag("tokenize_chinese_chars", true),
         config["strip_accents"].as_bool(),
         flag("do_lower_case", true),
-    )));
+    ))).map_err(|e| ModelError::file(vocab, e.to_string()))?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     let id = |token: &str| {
         tokenizer.token_to_id(token).ok_or_else(|| ModelError::file(vocab, format!("has no token `{token}`")))

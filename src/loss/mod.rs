@@ -1,0 +1,3 @@
+//! Losses: tensors in, a scalar out.
+
+pub mod info_nce;

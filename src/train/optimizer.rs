@@ -1,0 +1,267 @@
+//! AdamW (Loshchilov and Hutter 2019) in place, with parameter groups, gradient clipping and moments in `f32`.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var, bail};
+use rayon::prelude::*;
+
+use super::TrainError;
+
+/// Hyper-parameters of AdamW.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamW {
+    /// Decay rates of the two moments.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay; not applied to biases and LayerNorm.
+    pub weight_decay: f64,
+    /// Largest norm of all gradients together.
+    pub clip: Option<f64>,
+}
+
+/// Parameters, their moments and gradients.
+pub struct Optimizer {
+    settings: AdamW,
+    parameters: Vec<Parameter>,
+    step: usize,
+}
+
+struct Parameter {
+    name: String,
+    var: Var,
+    decay: bool,
+    gradient: Option<Tensor>,
+    first: Vec<f32>,
+    second: Vec<f32>,
+    moved: bool,
+}
+
+/// Steps after which a tensor whose gradients were all exactly zero is taken for unreachable. LoRA's A has none at the
+/// first step, while B is zero.
+const ZERO_STEPS: usize = 3;
+
+impl Optimizer {
+    /// An optimizer of these variables, moments at zero.
+    pub fn new(settings: AdamW, vars: &BTreeMap<String, Var>) -> Self {
+        let parameters = vars
+            .iter()
+            .map(|(name, var)| Parameter {
+                name: name.clone(),
+                var: var.clone(),
+                decay: !(name.ends_with(".bias") || name.contains("LayerNorm") || name.contains(".norm")),
+                gradient: None,
+                first: vec![0.0; var.elem_count()],
+                second: vec![0.0; var.elem_count()],
+                moved: false,
+            })
+            .collect();
+        Self { settings, parameters, step: 0 }
+    }
+
+    /// Adds the gradients of `loss`, which is to be scaled already (1 / accumulation steps).
+    ///
+    /// # Errors
+    /// Where a variable gets no gradient.
+    pub fn accumulate(&mut self, loss: &Tensor) -> std::result::Result<(), TrainError> {
+        let mut gradients = loss.backward()?;
+        for parameter in &mut self.parameters {
+            let Some(gradient) = gradients.remove(&parameter.var) else {
+                return Err(TrainError::NoGradient { step: self.step + 1, name: parameter.name.clone() });
+            };
+            parameter.gradient = Some(match parameter.gradient.take() {
+                Some(sum) => (sum + gradient)?,
+                None => gradient,
+            });
+        }
+        Ok(())
+    }
+
+    /// One update with the gradients gathered; gives their norm before clipping.
+    ///
+    /// # Errors
+    /// Where a gradient is not finite, or has been zero throughout the first steps.
+    pub fn step(&mut self, lr: f64) -> std::result::Result<f64, TrainError> {
+        self.step += 1;
+        let step = self.step;
+        let mut total = 0f64;
+        for parameter in &mut self.parameters {
+            let Some(gradient) = &parameter.gradient else {
+                return Err(TrainError::NoGradient { step, name: parameter.name.clone() });
+            };
+            let square = sum_of_squares(gradient)?;
+            if !square.is_finite() {
+                return Err(TrainError::NonFiniteGradient { step, name: parameter.name.clone() });
+            }
+            parameter.moved |= square > 0.0;
+            // A key's bias shifts all scores of a query alike, which softmax ignores.
+            if !parameter.moved && step >= ZERO_STEPS && !parameter.name.ends_with("key.bias") {
+                return Err(TrainError::NoGradient { step, name: parameter.name.clone() });
+            }
+            total += square;
+        }
+        let norm = total.sqrt();
+        let scale = match self.settings.clip {
+            Some(clip) => (clip / (norm + 1e-6)).min(1.0),
+            None => 1.0,
+        };
+        for parameter in &mut self.parameters {
+            let Some(gradient) = parameter.gradient.take() else { continue };
+            parameter.update(&gradient.contiguous()?, &self.settings, lr, scale, step)?;
+        }
+        Ok(norm)
+    }
+
+    /// Steps made.
+    pub fn steps(&self) -> usize {
+        self.step
+    }
+}
+
+impl Parameter {
+    fn update(&mut self, gradient: &Tensor, settings: &AdamW, lr: f64, scale: f64, step: usize) -> Result<()> {
+        let (beta1, beta2) = settings.betas;
+        let update = Update {
+            lr_decay: (1.0 - lr * if self.decay { settings.weight_decay } else { 0.0 }) as f32,
+            step_size: (lr / (1.0 - beta1.powi(step as i32))) as f32,
+            root_correction: (1.0 - beta2.powi(step as i32)).sqrt() as f32,
+            betas: (beta1 as f32, beta2 as f32),
+            eps: settings.eps as f32,
+            scale: scale as f32,
+            moments: RefCell::new((&mut self.first, &mut self.second)),
+        };
+        if self.var.device().is_cpu() {
+            return self.var.as_tensor().inplace_op2(gradient, &update);
+        }
+        // Elsewhere the update runs on the CPU; the moments live there.
+        let cpu = candle_core::Device::Cpu;
+        let value = self.var.as_tensor().to_device(&cpu)?.contiguous()?.copy()?;
+        value.inplace_op2(&gradient.to_device(&cpu)?, &update)?;
+        self.var.set(&value.to_device(self.var.device())?)
+    }
+}
+
+/// Values that a task sums or updates; fixed, so that the result does not depend on the number of threads.
+const BLOCK: usize = 65_536;
+
+fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
+    let values = gradient.to_device(&candle_core::Device::Cpu)?.contiguous()?;
+    let (storage, layout) = values.storage_and_layout();
+    let candle_core::Storage::Cpu(CpuStorage::F32(data)) = &*storage else {
+        bail!("gradient of type {:?}, expected f32", gradient.dtype());
+    };
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("gradient is not contiguous") };
+    let partial = |part: &[f32]| part.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
+    let partials: Vec<f64> = data[start..end].par_chunks(BLOCK).map(partial).collect();
+    Ok(partials.into_iter().sum())
+}
+
+struct Update<'a> {
+    lr_decay: f32,
+    step_size: f32,
+    root_correction: f32,
+    betas: (f32, f32),
+    eps: f32,
+    scale: f32,
+    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
+}
+
+impl InplaceOp2 for Update<'_> {
+    fn name(&self) -> &'static str {
+        "adamw"
+    }
+
+    fn cpu_fwd(&self, p: &mut CpuStorage, p_layout: &Layout, g: &CpuStorage, g_layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(p), CpuStorage::F32(g)) = (p, g) else { bail!("adamw: expects f32") };
+        let (Some((p0, p1)), Some((g0, g1))) = (p_layout.contiguous_offsets(), g_layout.contiguous_offsets()) else {
+            bail!("adamw: expects contiguous tensors");
+        };
+        let (p, g) = (&mut p[p0..p1], &g[g0..g1]);
+        let mut moments = self.moments.borrow_mut();
+        let (first, second) = &mut *moments;
+        if p.len() != g.len() || p.len() != first.len() {
+            bail!("adamw: parameter of {} values, gradient of {}", p.len(), g.len());
+        }
+        let Self { betas: (beta1, beta2), eps, scale, root_correction, lr_decay, step_size, .. } = *self;
+        p.par_chunks_mut(BLOCK)
+            .zip(g.par_chunks(BLOCK))
+            .zip(first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK)))
+            .for_each(|((p, g), (m, v))| {
+                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    let g = g * scale;
+                    *m = beta1 * *m + (1.0 - beta1) * g;
+                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                    let root = v.sqrt() / root_correction + eps;
+                    *p = *p * lr_decay - step_size * *m / root;
+                }
+            });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn quadratic(var: &Var) -> Tensor {
+        var.as_tensor().sqr().unwrap().sum_all().unwrap()
+    }
+
+    /// Values of torch.optim.AdamW(lr=0.1, weight_decay=0.01) on sum(p²) from [1, -2], written out by the formula.
+    #[test]
+    fn two_steps_follow_the_formula() {
+        let var = Var::new(&[1f32, -2.0], &Device::Cpu).unwrap();
+        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: None };
+        let mut optimizer = Optimizer::new(settings, &BTreeMap::from([("w.weight".to_string(), var.clone())]));
+        let (mut p, mut m, mut v) = ([1f64, -2.0], [0f64; 2], [0f64; 2]);
+        for step in 1..=2 {
+            optimizer.accumulate(&quadratic(&var)).unwrap();
+            optimizer.step(0.1).unwrap();
+            for i in 0..2 {
+                let g = 2.0 * p[i];
+                m[i] = 0.9 * m[i] + 0.1 * g;
+                v[i] = 0.999 * v[i] + 0.001 * g * g;
+                let (mh, vh) = (m[i] / (1.0 - 0.9f64.powi(step)), v[i] / (1.0 - 0.999f64.powi(step)));
+                p[i] = p[i] * (1.0 - 0.1 * 0.01) - 0.1 * mh / (vh.sqrt() + 1e-8);
+            }
+        }
+        let got = var.as_tensor().to_vec1::<f32>().unwrap();
+        assert!((f64::from(got[0]) - p[0]).abs() < 1e-6 && (f64::from(got[1]) - p[1]).abs() < 1e-6, "{got:?} {p:?}");
+    }
+
+    #[test]
+    fn clipping_limits_the_norm_and_reports_it() {
+        let var = Var::new(&[3f32, 4.0], &Device::Cpu).unwrap();
+        let settings = AdamW { betas: (0.0, 0.0), eps: 1e30, weight_decay: 0.0, clip: Some(1.0) };
+        let mut optimizer = Optimizer::new(settings, &BTreeMap::from([("w".to_string(), var.clone())]));
+        optimizer.accumulate(&quadratic(&var)).unwrap();
+        assert!((optimizer.step(1e30).unwrap() - 10.0).abs() < 1e-6);
+        let moved = var.as_tensor().to_vec1::<f32>().unwrap();
+        assert!((moved[0] - 2.4).abs() < 1e-5 && (moved[1] - 3.2).abs() < 1e-5, "{moved:?}");
+    }
+
+    #[test]
+    fn stops_without_a_gradient_and_with_a_nan() {
+        let (a, b) = (Var::new(&[1f32], &Device::Cpu).unwrap(), Var::new(&[1f32], &Device::Cpu).unwrap());
+        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, clip: None };
+        let vars = BTreeMap::from([("a".to_string(), a.clone()), ("b".to_string(), b.clone())]);
+        let mut optimizer = Optimizer::new(settings.clone(), &vars);
+        let error = optimizer.accumulate(&quadratic(&a)).unwrap_err();
+        assert!(matches!(error, TrainError::NoGradient { name, .. } if name == "b"));
+        let mut optimizer = Optimizer::new(settings.clone(), &BTreeMap::from([("a".to_string(), a.clone())]));
+        optimizer.accumulate(&(quadratic(&a) * f64::NAN).unwrap()).unwrap();
+        assert!(matches!(optimizer.step(0.1).unwrap_err(), TrainError::NonFiniteGradient { .. }));
+        let mut optimizer = Optimizer::new(settings, &BTreeMap::from([("a".to_string(), a.clone())]));
+        let mut stopped = None;
+        for step in 1..=3 {
+            optimizer.accumulate(&(quadratic(&a) * 0.0).unwrap()).unwrap();
+            if optimizer.step(0.1).is_err() {
+                stopped = Some(step);
+                break;
+            }
+        }
+        assert_eq!(stopped, Some(3));
+    }
+}
