@@ -1,8 +1,14 @@
 pub mod adapter;
-pub mod data { pub mod atomic; pub mod matrix; pub mod rows; }
+pub mod config;
+pub mod data;
+pub mod estimator;
+pub mod metric;
+pub mod task;
 pub mod encode;
 pub mod model;
 pub mod nn;
 pub mod loss;
 pub mod objective;
 pub mod train;
+pub mod store;
+pub mod merge;

@@ -1,4 +1,10 @@
-//! Rows of training data.
+//! Rows of training data: FlagEmbedding's JSON lines, sentence-transformers' columns, or the same as csv, tsv, parquet.
+
+use std::path::Path;
+
+use sha2::Digest;
+
+use super::table::{DataError, Table};
 
 /// A query with the texts that answer it and texts that do not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,4 +15,85 @@ pub struct PairRow {
     pub positives: Vec<String>,
     /// Hard negatives; any number.
     pub negatives: Vec<String>,
+}
+
+/// Reads `query`, `pos`, `neg` (FlagEmbedding) or `anchor`, `positive`, `negative`, `negative_1` … (sentence-transformers),
+/// at most `limit` rows from the start.
+///
+/// # Errors
+/// Where a column is missing, or a row has no query or no positive (the row is named).
+pub fn read_pairs(path: &Path, limit: Option<usize>) -> Result<Vec<PairRow>, DataError> {
+    let table = Table::read(path)?;
+    let anchored = table.has("anchor") && !table.has("query");
+    let queries = table.texts(if anchored { "anchor" } else { "query" })?;
+    let positive = if table.has("pos") { "pos" } else if anchored || table.has("positive") { "positive" } else { "pos" };
+    let positives = table.text_lists(positive)?;
+    let mut negatives = vec![Vec::new(); queries.len()];
+    for column in table.columns() {
+        if column == "neg" || column == "negative" || column.strip_prefix("negative_").is_some_and(is_number) {
+            for (all, more) in negatives.iter_mut().zip(table.text_lists(&column)?) {
+                all.extend(more);
+            }
+        }
+    }
+    let rows = queries.into_iter().zip(positives).zip(negatives).take(limit.unwrap_or(usize::MAX));
+    rows.enumerate()
+        .map(|(i, ((query, positives), negatives))| {
+            let fault = |what: &str| DataError::content(path, format!("row {}: {what}", i + 1));
+            if query.trim().is_empty() {
+                return Err(fault("the query is empty"));
+            }
+            if positives.is_empty() || positives.iter().any(|p| p.trim().is_empty()) {
+                return Err(fault("has no positive, or an empty one"));
+            }
+            Ok(PairRow { query, positives, negatives })
+        })
+        .collect()
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// SHA-256 of a file's bytes, in hexadecimal: the identity of data in a step.
+///
+/// # Errors
+/// The operating system's.
+pub fn fingerprint(path: &Path) -> Result<String, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    Ok(hex(&sha2::Sha256::digest(&bytes)))
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, content: &str) -> Result<Vec<PairRow>, DataError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        read_pairs(&path, None)
+    }
+
+    #[test]
+    fn both_layouts_give_the_same_rows() {
+        let flag = "{\"query\": \"q\", \"pos\": [\"p\"], \"neg\": [\"n\", \"m\"], \"class\": 1}\n";
+        let st = "anchor,positive,negative_1,negative_2\nq,p,n,m\n";
+        assert_eq!(read("a.jsonl", flag).unwrap(), read("a.csv", st).unwrap());
+        let none = "{\"query\": \"q\", \"pos\": [\"p\"], \"neg\": []}\n";
+        assert!(read("a.jsonl", none).unwrap()[0].negatives.is_empty());
+    }
+
+    #[test]
+    fn an_empty_side_is_named() {
+        let error = read("a.jsonl", "{\"query\": \"q\", \"pos\": [\"p\"]}\n{\"query\": \" \", \"pos\": [\"p\"]}\n").unwrap_err();
+        assert!(error.to_string().contains("row 2: the query is empty"), "{error}");
+        let error = read("a.jsonl", "{\"query\": \"q\", \"pos\": []}\n").unwrap_err();
+        assert!(error.to_string().contains("row 1: has no positive"), "{error}");
+    }
 }

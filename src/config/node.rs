@@ -1,0 +1,178 @@
+//! A YAML tree that remembers where each value was written.
+
+use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
+
+/// Where a value was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of the file, from 1.
+    Line(usize),
+    /// An override given on the command line, as typed.
+    Override(String),
+}
+
+/// A value with its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// The value.
+    pub value: Value,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+/// A YAML value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// Nothing.
+    Null,
+    /// true or false.
+    Bool(bool),
+    /// A whole number.
+    Int(i64),
+    /// Any other number.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// A list.
+    List(Vec<Node>),
+    /// A mapping, in the order written.
+    Map(Vec<(String, Node)>),
+}
+
+impl Value {
+    /// As shown in errors and labels.
+    pub fn show(&self) -> String {
+        match self {
+            Self::Null => "null".into(),
+            Self::Bool(b) => b.to_string(),
+            Self::Int(i) => i.to_string(),
+            Self::Float(f) => show_number(*f),
+            Self::Text(t) => t.clone(),
+            Self::List(items) => {
+                format!("[{}]", items.iter().map(|n| n.value.show()).collect::<Vec<_>>().join(", "))
+            }
+            Self::Map(entries) => {
+                let inner: Vec<String> = entries.iter().map(|(k, n)| format!("{k}: {}", n.value.show())).collect();
+                format!("{{{}}}", inner.join(", "))
+            }
+        }
+    }
+}
+
+/// A number as people write it: `0.02`, `2e-5`.
+pub fn show_number(value: f64) -> String {
+    if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e6) { format!("{value:e}") } else { value.to_string() }
+}
+
+/// Nodes that a document may have: far above any config, far below what aliases of aliases can blow up to.
+const LIMIT: usize = 200_000;
+
+/// Parses one YAML document.
+///
+/// # Errors
+/// (line, message) of what is wrong: syntax, a repeated key, several documents, a key that is no text, too many nodes.
+pub fn parse(text: &str) -> Result<Node, (usize, String)> {
+    if text.len() > 4 << 20 {
+        return Err((1, "is larger than 4 MiB: not a config".into()));
+    }
+    let documents =
+        MarkedYaml::load_from_str(text).map_err(|e| (e.marker().line().max(1), format!("not valid YAML: {}", e.info())))?;
+    match documents.as_slice() {
+        [] => Ok(Node { value: Value::Map(Vec::new()), origin: Origin::Line(1) }),
+        [one] => convert(one, &mut 0),
+        [_, second, ..] => Err((second.span.start.line(), "holds more than one YAML document".into())),
+    }
+}
+
+fn convert(yaml: &MarkedYaml<'_>, count: &mut usize) -> Result<Node, (usize, String)> {
+    let line = yaml.span.start.line().max(1);
+    *count += 1;
+    if *count > LIMIT {
+        return Err((line, "unfolds to too many values (aliases of aliases?)".into()));
+    }
+    let value = match &yaml.data {
+        YamlData::Value(Scalar::Null) => Value::Null,
+        YamlData::Value(Scalar::Boolean(b)) => Value::Bool(*b),
+        YamlData::Value(Scalar::Integer(i)) => Value::Int(*i),
+        YamlData::Value(Scalar::FloatingPoint(f)) => Value::Float(f.into_inner()),
+        YamlData::Value(Scalar::String(s)) => Value::Text(s.to_string()),
+        YamlData::Sequence(items) => {
+            Value::List(items.iter().map(|item| convert(item, count)).collect::<Result<_, _>>()?)
+        }
+        YamlData::Mapping(map) => {
+            let mut entries = Vec::with_capacity(map.len());
+            for (key, value) in map {
+                let key = match convert(key, count)?.value {
+                    Value::Text(key) => key,
+                    scalar @ (Value::Int(_) | Value::Bool(_) | Value::Float(_)) => scalar.show(),
+                    _ => return Err((line, "has a key that is no text".into())),
+                };
+                entries.push((key, convert(value, count)?));
+            }
+            Value::Map(entries)
+        }
+        YamlData::Tagged(_, inner) => return convert(inner, count),
+        YamlData::Alias(_) => return Err((line, "has an alias to an anchor that is not known".into())),
+        YamlData::Representation(text, ..) => Value::Text(text.to_string()),
+        YamlData::BadValue => return Err((line, "has a value that does not fit its tag".into())),
+    };
+    Ok(Node { value, origin: Origin::Line(line) })
+}
+
+impl Node {
+    /// The entry `key` of a mapping.
+    pub fn get(&self, key: &str) -> Option<&Node> {
+        match &self.value {
+            Value::Map(entries) => entries.iter().find(|(k, _)| k == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// The entry at a dotted path.
+    pub fn at(&self, path: &str) -> Option<&Node> {
+        path.split('.').try_fold(self, |node, key| node.get(key))
+    }
+
+    /// Puts `node` at a dotted path, making mappings on the way.
+    pub fn set(&mut self, path: &str, node: Node) {
+        let (key, rest) = match path.split_once('.') {
+            Some((key, rest)) => (key, Some(rest)),
+            None => (path, None),
+        };
+        if !matches!(self.value, Value::Map(_)) {
+            self.value = Value::Map(Vec::new());
+        }
+        let Value::Map(entries) = &mut self.value else { return };
+        let place = match entries.iter().position(|(k, _)| k == key) {
+            Some(place) => place,
+            None => {
+                entries.push((key.to_string(), Node { value: Value::Null, origin: node.origin.clone() }));
+                entries.len() - 1
+            }
+        };
+        match rest {
+            Some(rest) => entries[place].1.set(rest, node),
+            None => entries[place].1 = node,
+        }
+    }
+
+    /// Takes an entry of a mapping out.
+    pub fn remove(&mut self, key: &str) -> Option<Node> {
+        let Value::Map(entries) = &mut self.value else { return None };
+        let place = entries.iter().position(|(k, _)| k == key)?;
+        Some(entries.remove(place).1)
+    }
+
+    /// The same value with every part written at `origin`.
+    #[must_use]
+    pub fn relocated(&self, origin: &Origin) -> Node {
+        let value = match &self.value {
+            Value::List(items) => Value::List(items.iter().map(|n| n.relocated(origin)).collect()),
+            Value::Map(entries) => {
+                Value::Map(entries.iter().map(|(k, n)| (k.clone(), n.relocated(origin))).collect())
+            }
+            other => other.clone(),
+        };
+        Node { value, origin: origin.clone() }
+    }
+}

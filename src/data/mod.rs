@@ -1,0 +1,10 @@
+//! Tables, training rows, atomic files, and draws that equal NumPy's and Python's.
+
+pub mod atomic;
+pub mod matrix;
+pub mod random;
+pub mod rows;
+pub mod stratify;
+pub mod subsample;
+pub mod suggest;
+pub mod table;

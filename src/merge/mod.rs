@@ -1,0 +1,4 @@
+//! Merging models: SLERP of two checkpoints, and the search for its α.
+
+pub mod search;
+pub mod slerp;

@@ -1,0 +1,5 @@
+//! A run's folder: steps with status and locks, and the records that reports read.
+
+pub mod folder;
+pub mod record;
+pub mod scoring;

@@ -1,0 +1,357 @@
+//! The task file: YAML → a checked task.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::protocol::ProtocolError;
+use crate::config::node::{self, Node, Origin, Value};
+use crate::config::reader::{ConfigErrors, Faults, Reader};
+use crate::data::suggest::did_you_mean;
+use crate::data::table::DataError;
+
+/// mteb's task types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TaskType {
+    /// Logistic regression on a few examples a label.
+    Classification,
+    /// Nearest neighbours on a few examples a label.
+    MultilabelClassification,
+    /// Mini-batch k-means.
+    Clustering,
+    /// Rank correlation of similarities.
+    Sts,
+    /// Average precision of similarities.
+    PairClassification,
+    /// Ranking of a corpus.
+    Retrieval,
+    /// Ranking of given candidates.
+    Reranking,
+    /// Finding translations.
+    BitextMining,
+}
+
+/// (type, mteb's name, main score, columns; a `?` marks those that may be absent).
+const TYPES: [(TaskType, &str, &[&str], &[&str]); 8] = [
+    (TaskType::Classification, "Classification", &["accuracy", "f1", "f1_weighted"], &["text", "label"]),
+    (TaskType::MultilabelClassification, "MultilabelClassification", &["accuracy", "f1", "lrap"], &["text", "labels"]),
+    (TaskType::Clustering, "Clustering", &["v_measure"], &["sentences", "labels"]),
+    (TaskType::Sts, "STS", &["cosine_spearman"], &["sentence1", "sentence2", "score"]),
+    (TaskType::PairClassification, "PairClassification", &["max_ap"], &["sentence1", "sentence2", "labels"]),
+    (TaskType::Retrieval, "Retrieval", &["ndcg_at_10"], &[]),
+    (TaskType::Reranking, "Reranking", &["map", "map_at_1000", "ndcg_at_10"], &["query", "positive", "negative"]),
+    (TaskType::BitextMining, "BitextMining", &["f1"], &["sentence1", "sentence2"]),
+];
+
+impl TaskType {
+    fn row(self) -> (&'static str, &'static [&'static str], &'static [&'static str]) {
+        TYPES.iter().find(|t| t.0 == self).map_or(("", &[], &[]), |t| (t.1, t.2, t.3))
+    }
+
+    /// mteb's name.
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// Whether this release scores it.
+    pub fn available(self) -> bool {
+        matches!(self, Self::Classification | Self::MultilabelClassification | Self::Clustering | Self::Sts)
+    }
+}
+
+/// A split of a task by its use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Split {
+    /// For choices.
+    Dev,
+    /// For reports.
+    Test,
+}
+
+impl Split {
+    /// `dev` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// Where a task's rows come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Files by the split's own name.
+    Files(BTreeMap<String, PathBuf>),
+    /// A hub dataset.
+    Hub {
+        /// `org/name`.
+        repo: String,
+        /// Commit.
+        revision: Option<String>,
+    },
+}
+
+/// Settings of the protocols, mteb's defaults for RuMTEB.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Protocols {
+    /// Training rows a label and experiment (8).
+    pub samples_per_label: usize,
+    /// Experiments (10).
+    pub n_experiments: usize,
+    /// Neighbours (5).
+    pub k: usize,
+    /// Most rows evaluated: multilabel 3000, clustering 2048.
+    pub max_documents: usize,
+    /// Most rows evaluated as a share of them, instead of `max_documents`.
+    pub max_fraction: Option<f64>,
+    /// Rows of a bootstrap sample (16384).
+    pub bootstrap_size: usize,
+    /// Rows of a k-means mini-batch (512).
+    pub batch_size: usize,
+    /// Range of the gold scores of STS.
+    pub score_range: (f64, f64),
+}
+
+/// A checked task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskSpec {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub kind: TaskType,
+    /// Languages, such as `rus-Cyrl`.
+    pub languages: Vec<String>,
+    /// The main score.
+    pub metric: String,
+    /// Where its rows come from.
+    pub source: Source,
+    /// Names of the train, dev and test splits.
+    pub splits: (Option<String>, Option<String>, Option<String>),
+    /// Role of a column → its name.
+    pub columns: BTreeMap<String, String>,
+    /// Settings of its protocol.
+    pub settings: Protocols,
+    /// Prompt name (`query`, `document`, or `all`) → text; overrides the model's.
+    pub prompts: BTreeMap<String, String>,
+    /// The task file.
+    pub path: PathBuf,
+}
+
+/// A task that cannot be read or scored.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// The task file is wrong.
+    #[error("{0}")]
+    File(#[from] ConfigErrors),
+    /// Its data is wrong.
+    #[error("task {task}: {source}")]
+    Data {
+        /// The task.
+        task: String,
+        /// What is wrong.
+        source: DataError,
+    },
+    /// Its protocol cannot be followed on this data.
+    #[error("task {task} ({split}): {source}")]
+    Protocol {
+        /// The task.
+        task: String,
+        /// `dev` or `test`.
+        split: &'static str,
+        /// What is wrong.
+        source: ProtocolError,
+    },
+    /// Anything else, in words.
+    #[error("task {task}: {message}")]
+    Other {
+        /// The task.
+        task: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The encoder failed.
+    #[error("task {task}: {source}")]
+    Encode {
+        /// The task.
+        task: String,
+        /// What the encoder says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl TaskSpec {
+    /// Reads a task file.
+    ///
+    /// # Errors
+    /// Every fault of the file, located.
+    pub fn load(path: &Path) -> Result<Self, TaskError> {
+        let file = path.display().to_string();
+        let faults = Faults::new(&file);
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) => {
+                faults.add(&Origin::Line(1), format!("cannot be read: {e}"));
+                String::new()
+            }
+        };
+        let root = node::parse(&text).unwrap_or_else(|(line, message)| {
+            faults.add(&Origin::Line(line), message);
+            Node { value: Value::Map(Vec::new()), origin: Origin::Line(1) }
+        });
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let spec = if text.trim().is_empty() { None } else { Some(read(&root, folder, path, &faults)) };
+        let spec = faults.finish(spec)?;
+        spec.ok_or_else(|| TaskError::Other { task: file, message: "the task file is empty".into() })
+    }
+
+    /// The name of the column with this role.
+    pub fn column(&self, role: &str) -> &str {
+        self.columns.get(role).map_or("", String::as_str)
+    }
+}
+
+fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
+    let r = Reader::new(Some(root), "", &root.origin, faults);
+    let name = r.required_text("name");
+    if !r.has("type") {
+        r.fault("type", "is missing");
+    }
+    let types: Vec<(&str, TaskType)> = TYPES.iter().map(|t| (t.1, t.0)).collect();
+    let kind = r.choice("type", &types).unwrap_or(TaskType::Sts);
+    let (_, metrics, roles) = kind.row();
+    let metric = r.text("metric").unwrap_or_else(|| metrics.first().map_or(String::new(), ToString::to_string));
+    if r.has("metric") && r.has("type") && !metrics.contains(&metric.as_str()) {
+        let hint = did_you_mean(&metric, metrics.iter().copied());
+        r.fault("metric", format!("a {} task can be ranked by {}{hint}", kind.name(), metrics.join(", ")));
+    }
+    let source = read_source(&r, folder);
+    let s = r.section("splits");
+    let splits = (s.text("train"), s.text("dev"), s.text("test"));
+    if let Source::Files(files) = &source {
+        for (key, split) in [("train", &splits.0), ("dev", &splits.1), ("test", &splits.2)] {
+            if let Some(split) = split
+                && !files.contains_key(split)
+            {
+                s.fault(key, format!("data.files has no such split; it has {}", files.keys().cloned().collect::<Vec<_>>().join(", ")));
+            }
+        }
+    }
+    if splits.1.is_none() && splits.2.is_none() && splits.0.is_none() {
+        s.fault_here("names no split: give train, dev or test");
+    }
+    s.finish();
+    let c = r.section("columns");
+    let mut columns: BTreeMap<String, String> = BTreeMap::new();
+    for role in roles {
+        columns.insert((*role).into(), c.text(role).unwrap_or_else(|| (*role).into()));
+    }
+    c.finish();
+    let settings = read_settings(&r, kind);
+    let p = r.section("prompts");
+    let mut prompts = BTreeMap::new();
+    for key in ["query", "document", "all"] {
+        if let Some(text) = p.text(key) {
+            prompts.insert(key.to_string(), text);
+        }
+    }
+    p.finish();
+    let spec = TaskSpec {
+        name,
+        kind,
+        languages: r.texts("languages").unwrap_or_default(),
+        metric,
+        source,
+        splits,
+        columns,
+        settings,
+        prompts,
+        path: path.into(),
+    };
+    r.finish();
+    spec
+}
+
+fn read_source(r: &Reader<'_>, folder: &Path) -> Source {
+    let d = r.section("data");
+    let hub = d.text("hub");
+    let revision = d.text("revision");
+    let mut files = BTreeMap::new();
+    if let Some(Node { value: Value::Map(entries), .. }) = d.node("files") {
+        for (split, node) in entries {
+            match &node.value {
+                Value::Text(file) => {
+                    files.insert(split.clone(), folder.join(file));
+                }
+                Value::Map(inner) => {
+                    for (_, node) in inner {
+                        if let Value::Text(file) = &node.value {
+                            files.insert(split.clone(), folder.join(file));
+                        }
+                    }
+                }
+                other => d.faults().add(&node.origin, format!("data.files.{split} = {}: must be a file", other.show())),
+            }
+        }
+    }
+    let source = match hub {
+        Some(repo) if files.is_empty() => Source::Hub { repo, revision },
+        Some(_) => {
+            d.fault("hub", "both hub and files are given: keep one");
+            Source::Files(files)
+        }
+        None => {
+            if files.is_empty() {
+                d.fault_here("give files: {split: file}, or hub: org/name");
+            }
+            Source::Files(files)
+        }
+    };
+    d.finish();
+    source
+}
+
+fn read_settings(r: &Reader<'_>, kind: TaskType) -> Protocols {
+    let s = r.section("settings");
+    let mut p = Protocols {
+        samples_per_label: 8,
+        n_experiments: 10,
+        k: 5,
+        max_documents: if kind == TaskType::Clustering { 2_048 } else { 3_000 },
+        max_fraction: None,
+        bootstrap_size: 16_384,
+        batch_size: 512,
+        score_range: (0.0, 5.0),
+    };
+    let whole = |key, default| s.whole(key, 1..=10_000_000, "from 1").unwrap_or(default);
+    if matches!(kind, TaskType::Classification | TaskType::MultilabelClassification | TaskType::Clustering) {
+        p.n_experiments = whole("n_experiments", p.n_experiments);
+    }
+    if matches!(kind, TaskType::Classification | TaskType::MultilabelClassification) {
+        p.samples_per_label = whole("samples_per_label", p.samples_per_label);
+    }
+    if matches!(kind, TaskType::MultilabelClassification | TaskType::Clustering) {
+        p.max_documents = whole("max_documents", p.max_documents);
+    }
+    match kind {
+        TaskType::MultilabelClassification => p.k = whole("k", p.k),
+        TaskType::Clustering => {
+            p.bootstrap_size = whole("bootstrap_size", p.bootstrap_size);
+            p.batch_size = whole("batch_size", p.batch_size);
+            p.max_fraction = s.number("max_fraction", "above 0 to 1", |v| v > 0.0 && v <= 1.0);
+        }
+        TaskType::Sts => {
+            let low = s.number("min_score", "a number", |_| true).unwrap_or(p.score_range.0);
+            let high = s.number("max_score", "a number", |_| true).unwrap_or(p.score_range.1);
+            if low >= high {
+                s.fault_here(format!("min_score {low} is not below max_score {high}"));
+            }
+            p.score_range = (low, high);
+        }
+        TaskType::Retrieval | TaskType::Reranking => {
+            s.flag("ignore_identical_ids");
+        }
+        _ => {}
+    }
+    s.finish();
+    p
+}
