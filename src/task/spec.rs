@@ -141,7 +141,7 @@ pub struct TaskSpec {
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
     /// The task file is wrong.
-    #[error("{0}")]
+    #[error(transparent)]
     File(#[from] ConfigErrors),
     /// Its data is wrong.
     #[error("task {task}: {source}")]
@@ -227,7 +227,8 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
     let source = read_source(&r, folder);
     let s = r.section("splits");
     let splits = (s.text("train"), s.text("dev"), s.text("test"));
-    if let Source::Files(files) = &source {
+    // Retrieval files are named by what they hold (corpus, queries, qrels), not by split.
+    if let (Source::Files(files), false) = (&source, kind == TaskType::Retrieval) {
         for (key, split) in [("train", &splits.0), ("dev", &splits.1), ("test", &splits.2)] {
             if let Some(split) = split
                 && !files.contains_key(split)

@@ -39,6 +39,13 @@ fn generator(seed: u64, purpose: u64, place: u64) -> rand_pcg::Pcg64 {
     )
 }
 
+/// Batches that `rows` rows give. A last batch of one row is left out where rows may lack hard negatives (`lone`): it
+/// could have no negatives at all.
+pub fn batch_count(rows: usize, batch: usize, lone: bool) -> usize {
+    let all = rows.div_ceil(batch);
+    all - usize::from(all > 1 && rows % batch == 1 && lone)
+}
+
 impl Rows {
     /// Tokenizes every text once.
     ///
@@ -90,27 +97,19 @@ impl Rows {
         self.rows.is_empty()
     }
 
-    /// Batches of an epoch: all rows in a seeded order, `batch` at a time. A last batch of a single row without hard
-    /// negatives is left out: it would have no negatives at all.
+    /// Batches of an epoch ([`batch_count`] of them): the rows in a seeded order, `batch` at a time.
     pub fn epoch(&self, epoch: usize, seed: u64, batch: usize, hard_negatives: usize) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
         order.shuffle(&mut generator(seed, 1, epoch as u64));
         let mut batches: Vec<Vec<usize>> = order.chunks(batch).map(<[usize]>::to_vec).collect();
-        let lone = |rows: &[usize]| {
-            rows.len() == 1 && (hard_negatives == 0 || self.rows[rows[0]].negatives.is_empty())
-        };
-        if batches.len() > 1 && batches.last().is_some_and(|rows| lone(rows)) {
-            batches.pop();
-        }
+        batches.truncate(self.batches(batch, hard_negatives));
         batches
     }
 
     /// Number of batches of an epoch.
     pub fn batches(&self, batch: usize, hard_negatives: usize) -> usize {
-        // Whether a lone last row has negatives depends on the order of the epoch; counted as if it had none.
-        let full = self.rows.len().div_ceil(batch);
-        let lone = full > 1 && self.rows.len() % batch == 1;
-        full - usize::from(lone && (hard_negatives == 0 || self.rows.iter().any(|r| r.negatives.is_empty())))
+        let lone = hard_negatives == 0 || self.rows.iter().any(|r| r.negatives.is_empty());
+        batch_count(self.rows.len(), batch, lone)
     }
 
     /// The texts of a batch: for each row one of its positives and up to `hard_negatives` of its negatives, drawn by the

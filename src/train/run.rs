@@ -91,10 +91,10 @@ pub struct Output {
     pub truncated: (usize, usize),
 }
 
-/// Optimizer steps that `rows` rows give under these settings.
-pub fn planned_steps(settings: &Settings, batches: usize) -> usize {
-    let steps = batches.div_ceil(settings.accumulate).max(1) * settings.epochs;
-    settings.max_steps.map_or(steps, |most| most.min(steps.max(1)))
+/// Optimizer steps that `batches` batches an epoch give; `max_steps` may end the run sooner.
+pub fn steps_of(batches: usize, accumulate: usize, epochs: usize, max_steps: Option<usize>) -> usize {
+    let steps = batches.div_ceil(accumulate).max(1) * epochs.max(1);
+    max_steps.map_or(steps, |most| most.min(steps))
 }
 
 /// The steps after which a checkpoint is saved, the last among them.
@@ -197,7 +197,7 @@ pub fn run(run: &Run<'_>) -> Result<(Output, Embedder), TrainError> {
     let objective =
         Contrastive { direction: settings.direction, temperature: settings.temperature, prompt_tokens };
     let batches = run.fixed_batches.map_or_else(|| rows.batches(settings.batch, settings.hard_negatives), <[_]>::len);
-    let steps = planned_steps(settings, batches);
+    let steps = steps_of(batches, settings.accumulate, settings.epochs, settings.max_steps);
     let saves = checkpoint_steps(settings.save_every, steps);
     let schedule = Schedule::new(settings.schedule, settings.warmup, steps);
     let mut optimizer = Optimizer::new(settings.optimizer.clone(), embedder.vars());

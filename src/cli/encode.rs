@@ -1,0 +1,92 @@
+//! `embeval encode`.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use serde_json::json;
+
+use super::{Format, inputs, observer, peak_mb, print};
+use crate::data::atomic;
+use crate::data::matrix::Matrix;
+use crate::model::prompts::Side;
+
+/// Arguments of `encode`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The model's folder.
+    model: PathBuf,
+    /// Texts: a text a line, or JSON lines with `text`, `query` or `sentence1`.
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Where the embeddings go: a .npy file, `[texts, dim]`, f32.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// A LoRA adapter on top (PEFT's folder).
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Text put before every input (default: the model's default prompt).
+    #[arg(long, conflicts_with = "side")]
+    prompt: Option<String>,
+    /// Use the model's prompt of this side.
+    #[arg(long, value_enum)]
+    side: Option<SideArgument>,
+    /// Where to compute: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// How to print what it cost.
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum SideArgument {
+    Query,
+    Document,
+}
+
+pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
+    let device = inputs::device(&args.device)?;
+    let embedder = inputs::embedder(&args.model, args.adapter.as_deref(), &device)?;
+    let texts = inputs::texts(&args.input)?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let side = args.side.map(|s| if s == SideArgument::Query { Side::Query } else { Side::Document });
+    let own = embedder.files().layout.prompts.find("", "", side).to_string();
+    let prompt = args.prompt.clone().unwrap_or(own);
+    let bar = observer::bar(texts.len() as u64, quiet);
+    let start = Instant::now();
+    let encoded = crate::encode::encode(&embedder, &texts, &prompt, &|done| bar.set_position(done as u64))?;
+    let seconds = start.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    atomic::write(&args.output, &npy(&encoded.embeddings))
+        .with_context(|| format!("{}: cannot be written", args.output.display()))?;
+    let rate = encoded.tokens as f64 / seconds.max(1e-9);
+    print(&match args.format {
+        Format::Json => serde_json::to_string(&json!({
+            "texts": texts.len(), "tokens": encoded.tokens, "seconds": (seconds * 1e4).round() / 1e4,
+            "tokens_per_second": rate.round(), "truncated": encoded.truncated, "peak_mb": peak_mb(),
+        }))?,
+        _ => format!(
+            "{} texts, {} tokens, {seconds:.2} s, {rate:.0} tokens/s, {} texts cut; {}",
+            texts.len(),
+            encoded.tokens,
+            encoded.truncated,
+            args.output.display()
+        ),
+    })
+}
+
+/// NumPy's format, version 1.0: f32, C order.
+fn npy(matrix: &Matrix) -> Vec<u8> {
+    let mut header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", matrix.rows(), matrix.cols());
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut out = b"\x93NUMPY\x01\x00".to_vec();
+    out.extend_from_slice(&(header.len() as u16).to_le_bytes());
+    out.extend_from_slice(header.as_bytes());
+    matrix.data().iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
+    out
+}

@@ -1,0 +1,96 @@
+//! `embeval sweep`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use super::observer::Bars;
+use super::{Misuse, inputs, print};
+use crate::config::Document;
+use crate::exec::Engine;
+use crate::plan::Plan;
+use crate::store::folder::RunFolder;
+
+/// Arguments of `sweep`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The config.
+    config: PathBuf,
+    /// Override a setting: `--set train.lr=1e-4` (the value is YAML).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Print the trials and steps, run nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Folder of the run (default runs/NAME).
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Folder of the report (default reports/NAME).
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda or cuda:N (default: the config's).
+    #[arg(long)]
+    device: Option<String>,
+}
+
+pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
+    let document = Document::load(&args.config, &args.sets)?;
+    let trials = document.trials()?;
+    let axes: Vec<(String, Vec<String>)> = document
+        .axes()?
+        .into_iter()
+        .map(|(key, values)| (key, values.iter().map(|v| v.value.show()).collect()))
+        .collect();
+    let Some(config) = trials.first().map(|t| t.config.clone()) else {
+        bail!(Misuse(format!("{}: spans no trials", args.config.display())));
+    };
+    if config.score.tasks.is_empty() {
+        bail!(Misuse(format!("{}: score.tasks: is missing: name at least one task", args.config.display())));
+    }
+    let tasks = inputs::tasks(&config.score.tasks, args.config.parent())?;
+    let plan = Plan::new(config, axes, trials, tasks)?;
+    if args.dry_run {
+        return print(&describe(&plan));
+    }
+    let name = plan.config.name.clone();
+    let device = inputs::device(args.device.as_deref().unwrap_or(&plan.config.run.device))?;
+    let root = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
+    let report = args.report.clone().unwrap_or_else(|| PathBuf::from("reports").join(&name));
+    let folder = RunFolder::open(&root)?;
+    // Found now rather than after hours of work.
+    std::fs::create_dir_all(&report).with_context(|| format!("{}: the report cannot be written there", report.display()))?;
+    let write = |name: &str, content: &[u8]| {
+        let path = root.join(name);
+        crate::data::atomic::write(&path, content).with_context(|| format!("{}: cannot be written", path.display()))
+    };
+    write("config.yaml", document.text().as_bytes())?;
+    write("plan.json", serde_json::to_string_pretty(&plan.steps)?.as_bytes())?;
+    let observer = Bars::new(quiet);
+    let engine = Engine::new(&plan, folder, device, &observer);
+    engine.run()?;
+    let record = engine.collect()?;
+    crate::report::write(&record, &report)?;
+    let chosen = record.choice.as_ref().and_then(|c| record.variants.iter().find(|v| v.id == c.id));
+    let chosen = chosen.map_or("nothing could be chosen", |v| v.label.as_str());
+    print(&format!("chosen: {chosen}\nreport: {}", report.join("README.md").display()))
+}
+
+/// The trials and steps in words.
+fn describe(plan: &Plan) -> String {
+    let mut out = format!("{} trials\n", plan.trials.len());
+    for t in &plan.trials {
+        out.push_str(&format!(
+            "  {}: {} steps, checkpoints at {}\n",
+            t.trial.label,
+            t.steps,
+            t.checkpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    let tasks: Vec<&str> = plan.tasks.iter().map(|t| t.name.as_str()).collect();
+    out.push_str(&format!("{} tasks: {}\n", tasks.len(), tasks.join(", ")));
+    out.push_str(&format!("{} steps\n", plan.steps.len()));
+    for step in &plan.steps {
+        out.push_str(&format!("  {}  {}\n", step.id, step.title));
+    }
+    out
+}

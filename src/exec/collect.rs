@@ -1,0 +1,209 @@
+//! From the steps' outputs to the record that the report reads, the choice among the variants, and the table of results.
+
+use std::collections::BTreeMap;
+
+use polars::prelude::{Column, DataFrame, ParquetWriter};
+
+use super::steps::{MergeLog, ScoreLog, TrainLog};
+use super::{Engine, ExecError};
+use crate::config::schema::{Adapter, Base};
+use crate::data::atomic;
+use crate::plan::ModelRef;
+use crate::store::folder::{StoreError, read_json, write_json};
+use crate::store::record::{Choice, RunRecord, TaskRecord, Variant, VariantKind};
+use crate::store::scoring::rule_score;
+use crate::task::spec::Split;
+
+/// Share of texts cut at the limit from which a note is made.
+const TRUNCATED_NOTE: f64 = 0.05;
+
+impl Engine<'_> {
+    /// Gathers a finished run, and writes `record.json` and `results.parquet`.
+    ///
+    /// # Errors
+    /// Where a step's output cannot be read.
+    pub fn collect(&self) -> Result<RunRecord, ExecError> {
+        let plan = self.plan;
+        let mut notes = Vec::new();
+        let mut curves = Vec::new();
+        for (trial, planned) in plan.trials.iter().enumerate() {
+            let model = ModelRef::Checkpoint { trial, step: planned.steps };
+            let log: TrainLog = read_json(&self.output(&model, "training.json")?)?;
+            let (cut, all) = log.truncated;
+            if cut as f64 > TRUNCATED_NOTE * all as f64 {
+                let share = 100.0 * cut as f64 / all as f64;
+                notes.push(format!("{}: {share:.1} % of the training texts were cut at the length limit", planned.trial.label));
+            }
+            curves.push(log.curve);
+        }
+        let mut searches = Vec::new();
+        let mut alphas = BTreeMap::new();
+        for number in 0..plan.merges.len() {
+            let log: MergeLog = read_json(&self.output(&ModelRef::Merged(number), "merge.json")?)?;
+            alphas.insert(number, log.alpha);
+            searches.extend(log.search);
+        }
+        let mut variants = Vec::new();
+        for model in plan.models() {
+            let (Some(dev), Some(test)) = (plan.scorer(&model, Split::Dev), plan.scorer(&model, Split::Test)) else {
+                continue;
+            };
+            let read = |id: &str| read_json::<ScoreLog>(&self.folder.step(id).join("scores.json"));
+            variants.push(self.variant(&model, &alphas, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone()));
+        }
+        for task in &plan.tasks {
+            if variants.first().is_some_and(|v: &Variant| !v.dev.iter().any(|t| t.name == task.name)) {
+                notes.push(format!(
+                    "{} has neither a dev nor a training split: it is reported on test and takes part in no choice",
+                    task.name
+                ));
+            }
+        }
+        if self.base()?.layout.assumed {
+            notes.push("The base folder has no modules.json: mean pooling without normalisation was assumed".into());
+        }
+        let choice = self.choose(&variants);
+        let c = &plan.config;
+        let record = RunRecord {
+            name: c.name.clone(),
+            base: match &c.base {
+                Base::Folder(path) => path.file_name().map_or_else(|| "base".into(), |n| n.to_string_lossy().into()),
+                Base::Hub(id) => id.clone(),
+                Base::Scratch(s) => format!("made from nothing ({} layers of {}, seed {})", s.layers, s.hidden, s.seed),
+            },
+            settings: self.shared_settings(),
+            data: plan.rows.clone(),
+            axes: plan.axes.clone(),
+            variants,
+            curves,
+            searches,
+            choice,
+            limit: c.score.limit,
+            protocol: crate::task::protocol::Protocol::default().to_string(),
+            notes,
+        };
+        write_json(&self.folder.root().join("record.json"), &record)?;
+        self.write_parquet(&record)?;
+        Ok(record)
+    }
+
+    fn output(&self, model: &ModelRef, name: &str) -> Result<std::path::PathBuf, ExecError> {
+        match self.plan.producer(model) {
+            Some(id) => Ok(self.folder.step(id).join(name)),
+            None => Err(ExecError::Other(format!("{model:?} has no step that makes it"))),
+        }
+    }
+
+    fn variant(
+        &self,
+        model: &ModelRef,
+        alphas: &BTreeMap<usize, f64>,
+        dev: Vec<TaskRecord>,
+        test: Vec<TaskRecord>,
+        id: String,
+    ) -> Variant {
+        let plan = self.plan;
+        let label = |trial: usize| plan.trials[trial].trial.label.clone();
+        let (kind, settings) = match model {
+            ModelRef::Base => (VariantKind::Base, Vec::new()),
+            ModelRef::Checkpoint { trial, step } => (
+                VariantKind::Trained { trial: label(*trial), step: *step, steps: plan.trials[*trial].steps },
+                plan.trials[*trial].trial.axes.clone(),
+            ),
+            ModelRef::Merged(number) => {
+                let merge = &plan.merges[*number];
+                let kind = VariantKind::Merged {
+                    first: label(merge.pair.0),
+                    second: label(merge.pair.1),
+                    alpha: alphas.get(number).copied().unwrap_or_default(),
+                    auto: merge.alpha.is_none(),
+                };
+                (kind, merge.shared.clone())
+            }
+        };
+        let alpha = if let ModelRef::Merged(number) = model { alphas.get(number).copied() } else { None };
+        Variant { id, label: plan.label(model, alpha), kind, settings: settings.into_iter().collect(), dev, test }
+    }
+
+    /// The best by the rule, on dev unless the config says otherwise; the first in order on a tie.
+    fn choose(&self, variants: &[Variant]) -> Option<Choice> {
+        let choose = &self.plan.config.choose;
+        let (on, by) = (if choose.on_test { "test" } else { "dev" }, choose.by.name());
+        let scored: Vec<(&Variant, f64)> = variants
+            .iter()
+            .filter_map(|v| Some((v, rule_score(if choose.on_test { &v.test } else { &v.dev }, by)?)))
+            .collect();
+        let (best, score) = scored.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
+        let why = format!(
+            "highest {by} on {on} among {} scored models ({} protocol seeds each)",
+            scored.len(),
+            choose.seeds
+        );
+        Some(Choice { id: best.id.clone(), on: on.into(), by: by.into(), score, why })
+    }
+
+    /// What all trials have in common.
+    fn shared_settings(&self) -> BTreeMap<String, String> {
+        let c = &self.plan.config;
+        let t = &c.train;
+        let varied = |key: &str| self.plan.axes.iter().any(|(axis, _)| axis == key);
+        let mut all: Vec<(&str, String)> = vec![
+            ("train.epochs", t.epochs.to_string()),
+            ("train.batch", t.batch.to_string()),
+            ("train.accumulate", t.accumulate.to_string()),
+            ("train.lr", t.lr.to_string()),
+            ("train.schedule", format!("{:?}", t.schedule).to_lowercase()),
+            ("train.warmup", t.warmup.to_string()),
+            ("train.weight_decay", t.weight_decay.to_string()),
+            ("train.seed", t.seed.to_string()),
+            ("objective", format!("{:?}", c.objective).to_lowercase()),
+            ("loss.temperature", c.loss.temperature.to_string()),
+            ("loss.hard_negatives", c.loss.hard_negatives.to_string()),
+        ];
+        if let Some(steps) = t.max_steps {
+            all.push(("train.max_steps", steps.to_string()));
+        }
+        match &c.adapter {
+            Adapter::Full => all.push(("adapter.kind", "full".into())),
+            Adapter::Lora { rank, alpha, dropout, targets } => all.extend([
+                ("adapter.kind", "lora".to_string()),
+                ("adapter.rank", rank.to_string()),
+                // Without a value of its own it follows the rank.
+                ("adapter.alpha", if varied("adapter.rank") && *alpha == 2.0 * *rank as f64 { "2 rank".into() } else { alpha.to_string() }),
+                ("adapter.dropout", dropout.to_string()),
+                ("adapter.targets", targets.join(", ")),
+            ]),
+        }
+        all.into_iter().filter(|(key, _)| !varied(key)).map(|(k, v)| (k.to_string(), v)).collect()
+    }
+
+    fn write_parquet(&self, record: &RunRecord) -> Result<(), ExecError> {
+        let path = self.folder.root().join("results.parquet");
+        let mut columns: [Vec<String>; 6] = Default::default();
+        let (mut main, mut mean, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        for variant in &record.variants {
+            for (split, tasks) in [("dev", &variant.dev), ("test", &variant.test)] {
+                for task in tasks {
+                    let text = [&variant.id, &variant.label, &split.to_string(), &task.name, &task.task_type, &task.metric];
+                    columns.iter_mut().zip(text).for_each(|(column, value)| column.push(value.clone()));
+                    main.push(task.main_score);
+                    mean.push(task.mean_over_seeds());
+                    rows.push(task.rows as u64);
+                }
+            }
+        }
+        let names = ["variant", "label", "split", "task", "type", "metric"];
+        let height = main.len();
+        let mut all: Vec<Column> =
+            names.into_iter().zip(columns).map(|(name, values)| Column::new(name.into(), values)).collect();
+        all.push(Column::new("main_score".into(), main));
+        all.push(Column::new("mean_over_seeds".into(), mean));
+        all.push(Column::new("rows".into(), rows));
+        let fail = |e: polars::error::PolarsError| ExecError::Other(format!("{}: {e}", path.display()));
+        let mut frame = DataFrame::new(height, all).map_err(fail)?;
+        let mut bytes = Vec::new();
+        ParquetWriter::new(&mut bytes).finish(&mut frame).map_err(fail)?;
+        atomic::write(&path, &bytes).map_err(|source| StoreError::Io { path, source })?;
+        Ok(())
+    }
+}

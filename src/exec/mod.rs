@@ -1,0 +1,156 @@
+//! Runs a plan's steps, here and now, one after the other; what is complete is not run again.
+
+pub mod collect;
+pub mod encoder;
+pub mod settings;
+mod steps;
+
+pub use steps::to_record;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use candle_core::Device;
+
+use crate::model::ModelFiles;
+use crate::plan::{ModelRef, Plan, PlanError, Step, Work};
+use crate::store::folder::{RunFolder, StoreError};
+use crate::task::load::TaskData;
+use crate::task::spec::{Split, TaskError};
+
+/// What stops a run.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The run's folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A model.
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
+    /// An adapter.
+    #[error(transparent)]
+    Adapter(#[from] crate::adapter::peft::PeftError),
+    /// Training.
+    #[error("{trial}: {source}")]
+    Train {
+        /// The trial.
+        trial: String,
+        /// What stopped it.
+        source: crate::train::TrainError,
+    },
+    /// A task.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// Planning or data.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Anything else, in words.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Told what happens; the command line draws bars and logs.
+pub trait Observer {
+    /// A step starts: its number, all steps, its title.
+    fn starts(&self, number: usize, steps: usize, title: &str);
+    /// Work inside a step: done, all, a word on it.
+    fn advances(&self, done: usize, all: usize, word: &str);
+    /// A step ended: seconds, or none if it was complete before.
+    fn ends(&self, number: usize, title: &str, seconds: Option<f64>);
+}
+
+/// A run.
+pub struct Engine<'a> {
+    /// The plan.
+    pub plan: &'a Plan,
+    /// The run's folder.
+    pub folder: RunFolder,
+    /// Where to compute.
+    pub device: Device,
+    /// Told what happens.
+    pub observer: &'a dyn Observer,
+    data: RefCell<BTreeMap<(usize, Split), Option<Rc<TaskData>>>>,
+    base: RefCell<Option<Rc<ModelFiles>>>,
+}
+
+impl<'a> Engine<'a> {
+    /// A run of `plan` in `folder`.
+    pub fn new(plan: &'a Plan, folder: RunFolder, device: Device, observer: &'a dyn Observer) -> Self {
+        Self { plan, folder, device, observer, data: RefCell::default(), base: RefCell::default() }
+    }
+
+    /// Runs every step that is not complete. Gives the number of steps that were run.
+    ///
+    /// # Errors
+    /// The first step that fails; those before it stay complete.
+    pub fn run(&self) -> Result<usize, ExecError> {
+        // A task that cannot be scored is found before hours of training, not after.
+        for (number, task) in self.plan.tasks.iter().enumerate() {
+            for split in [Split::Dev, Split::Test] {
+                let data = self.task_data(number, split)?;
+                tracing::debug!(task = task.name, split = split.name(), rows = data.map(|d| d.rows()));
+            }
+        }
+        let mut ran = 0;
+        let all = self.plan.steps.len();
+        for (number, step) in self.plan.steps.iter().enumerate() {
+            if self.folder.is_complete(&step.id) {
+                self.observer.ends(number + 1, &step.title, None);
+                continue;
+            }
+            let _lock = self.folder.lock(&step.id)?;
+            if self.folder.is_complete(&step.id) {
+                self.observer.ends(number + 1, &step.title, None);
+                continue;
+            }
+            self.observer.starts(number + 1, all, &step.title);
+            let start = Instant::now();
+            self.run_step(step)?;
+            let seconds = start.elapsed().as_secs_f64();
+            self.folder.complete(&step.id, seconds)?;
+            self.observer.ends(number + 1, &step.title, Some(seconds));
+            ran += 1;
+        }
+        Ok(ran)
+    }
+
+    fn run_step(&self, step: &Step) -> Result<(), ExecError> {
+        crate::store::folder::write_json(&self.folder.step(&step.id).join("step.json"), step)?;
+        match &step.work {
+            Work::Base => self.make_base(step),
+            Work::Train { trial } => self.train(step, *trial),
+            Work::Merge { merge } => self.merge(step, *merge),
+            Work::Score { model, split } => self.score(step, model, if *split == "dev" { Split::Dev } else { Split::Test }),
+        }
+    }
+
+    /// The rows of a task on a side, loaded once.
+    pub(crate) fn task_data(&self, task: usize, split: Split) -> Result<Option<Rc<TaskData>>, ExecError> {
+        if let Some(data) = self.data.borrow().get(&(task, split)) {
+            return Ok(data.clone());
+        }
+        let spec = &self.plan.tasks[task];
+        let data = TaskData::load(spec, split, self.plan.config.score.limit)?.map(Rc::new);
+        self.data.borrow_mut().insert((task, split), data.clone());
+        Ok(data)
+    }
+
+    /// The base model.
+    pub(crate) fn base(&self) -> Result<Rc<ModelFiles>, ExecError> {
+        if let Some(base) = &*self.base.borrow() {
+            return Ok(base.clone());
+        }
+        let folder = match self.plan.producer(&ModelRef::Base) {
+            Some(id) => self.folder.step(id).join("model"),
+            None => match &self.plan.config.base {
+                crate::config::schema::Base::Folder(path) => path.clone(),
+                other => return Err(ExecError::Other(format!("base {other:?} is not a folder"))),
+            },
+        };
+        let files = Rc::new(ModelFiles::load(&folder)?);
+        *self.base.borrow_mut() = Some(files.clone());
+        Ok(files)
+    }
+}

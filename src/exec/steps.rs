@@ -1,0 +1,296 @@
+//! What each kind of step does.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::encoder::ModelEncoder;
+use super::{Engine, ExecError, settings};
+use crate::adapter::peft;
+use crate::config::schema::{Adapter, Base};
+use crate::merge::search::{self, best_of};
+use crate::merge::slerp;
+use crate::metric::bootstrap;
+use crate::model::scratch::{self, ScratchSpec};
+use crate::model::{BuildOptions, Embedder, ModelFiles};
+use crate::plan::{ModelRef, Step, load_rows};
+use crate::store::folder::{read_json, write_json};
+use crate::store::record::{AlphaPoint, AlphaSearch, TaskRecord, TrainingCurve};
+use crate::store::scoring::{rule_replicates, rule_score};
+use crate::task::evaluate::{Evaluation, evaluate, protocol_seeds};
+use crate::task::protocol::Protocol;
+use crate::task::spec::{Split, TaskSpec};
+use crate::train::run::{self, Run};
+
+/// What a training step leaves beside its checkpoints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct TrainLog {
+    pub curve: TrainingCurve,
+    pub tokens: usize,
+    pub truncated: (usize, usize),
+}
+
+/// A finished merge.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct MergeLog {
+    pub alpha: f64,
+    pub linear_share: f64,
+    pub search: Option<AlphaSearch>,
+}
+
+/// Scores of a model on one side.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ScoreLog {
+    pub tasks: Vec<TaskRecord>,
+    pub truncated: usize,
+}
+
+/// A task's scores as they are kept.
+pub fn to_record(spec: &TaskSpec, evaluation: &Evaluation) -> Option<TaskRecord> {
+    let (_, first) = evaluation.seeds.first()?;
+    Some(TaskRecord {
+        name: spec.name.clone(),
+        task_type: spec.kind.name().into(),
+        metric: spec.metric.clone(),
+        main_score: first.main_score,
+        seeds: evaluation.seeds[1..].iter().map(|(seed, s)| (u64::from(*seed), s.main_score)).collect(),
+        rows: evaluation.rows,
+        outcomes: first.outcomes.clone(),
+    })
+}
+
+impl Engine<'_> {
+    pub(super) fn make_base(&self, step: &Step) -> Result<(), ExecError> {
+        let Base::Scratch(s) = &self.plan.config.base else {
+            return Err(ExecError::Other("the base is not made from nothing".into()));
+        };
+        let rows = load_rows(&self.plan.config.data.train, 0).map_err(crate::plan::PlanError::from)?;
+        let texts: Vec<&str> = rows
+            .iter()
+            .flat_map(|r| std::iter::once(&r.query).chain(&r.positives).chain(&r.negatives))
+            .map(String::as_str)
+            .collect();
+        let spec = ScratchSpec {
+            layers: s.layers,
+            hidden: s.hidden,
+            heads: s.heads,
+            intermediate: s.intermediate,
+            vocabulary: s.vocabulary,
+            max_length: s.max_length,
+            lower_case: s.lower_case,
+            seed: s.seed,
+        };
+        let files = scratch::create(&spec, &texts)?;
+        files.save(&self.folder.step(&step.id).join("model"), "# A small encoder made from nothing by embeval\n")?;
+        Ok(())
+    }
+
+    pub(super) fn train(&self, step: &Step, trial: usize) -> Result<(), ExecError> {
+        let plan = &self.plan.trials[trial];
+        let config = &plan.trial.config;
+        let base = self.base()?;
+        let settings = settings::training(config, &base);
+        let data = |e| ExecError::Plan(crate::plan::PlanError::from(e));
+        let rows = load_rows(&config.data.train, config.train.seed).map_err(data)?;
+        let dev = load_rows(&config.data.dev, config.train.seed).map_err(data)?;
+        let folder = self.folder.step(&step.id);
+        let progress = |done: usize, all: usize, loss: f64| {
+            self.observer.advances(done, all, &format!("loss {loss:.4}"));
+        };
+        let base_name = match &self.plan.config.base {
+            Base::Folder(path) => path.display().to_string(),
+            _ => "base".to_string(),
+        };
+        let run = Run {
+            base: &base,
+            base_name: &base_name,
+            start: None,
+            settings: &settings,
+            rows: &rows,
+            dev: &dev,
+            device: &self.device,
+            output: Some(&folder),
+            progress: &progress,
+            fixed_batches: None,
+        };
+        let (output, _) =
+            run::run(&run).map_err(|source| ExecError::Train { trial: plan.trial.label.clone(), source })?;
+        let numbered = |values: &[f64]| values.iter().enumerate().map(|(i, v)| (i + 1, *v)).collect();
+        let log = TrainLog {
+            curve: TrainingCurve {
+                trial: plan.trial.label.clone(),
+                train_loss: numbered(&output.losses),
+                dev_loss: output.dev.iter().map(|p| (p.step, p.loss)).collect(),
+                dev_score: output.dev.iter().map(|p| (p.step, p.mrr)).collect(),
+            },
+            tokens: output.tokens,
+            truncated: output.truncated,
+        };
+        Ok(write_json(&folder.join("training.json"), &log)?)
+    }
+
+    /// A model's own files, adapters merged in.
+    fn merged_files(&self, model: &ModelRef) -> Result<ModelFiles, ExecError> {
+        match self.load(model)? {
+            Loaded::Files(files) => Ok(files),
+            Loaded::Adapted(base, adapter) => {
+                let mut weights = base.weights.clone();
+                adapter.merge_into(&mut weights).map_err(crate::model::ModelError::from)?;
+                Ok(base.with_weights(&weights))
+            }
+        }
+    }
+
+    fn load(&self, model: &ModelRef) -> Result<Loaded, ExecError> {
+        let folder = self.plan.producer(model).map(|id| self.folder.step(id));
+        match (model, folder) {
+            (ModelRef::Base, _) => Ok(Loaded::Files((*self.base()?).clone())),
+            (ModelRef::Checkpoint { trial, step }, Some(folder)) => {
+                let path = folder.join(run::checkpoint_name(*step));
+                match self.plan.trials[*trial].trial.config.adapter {
+                    Adapter::Full => Ok(Loaded::Files(ModelFiles::load(&path)?)),
+                    Adapter::Lora { .. } => Ok(Loaded::Adapted((*self.base()?).clone(), peft::load(&path)?)),
+                }
+            }
+            (ModelRef::Merged(_), Some(folder)) => Ok(Loaded::Files(ModelFiles::load(&folder.join("model"))?)),
+            (other, None) => Err(ExecError::Other(format!("{other:?} has no step that makes it"))),
+        }
+    }
+
+    fn embedder(&self, loaded: &Loaded) -> Result<Embedder, ExecError> {
+        let device = self.device.clone();
+        Ok(match loaded {
+            Loaded::Files(files) => Embedder::build(files, &BuildOptions { device, ..Default::default() })?,
+            Loaded::Adapted(base, adapter) => {
+                Embedder::build(base, &BuildOptions { device, adapter: Some(adapter), ..Default::default() })?
+            }
+        })
+    }
+
+    pub(super) fn score(&self, step: &Step, model: &ModelRef, split: Split) -> Result<(), ExecError> {
+        let embedder = self.embedder(&self.load(model)?)?;
+        let seeds = match split {
+            Split::Dev => self.plan.config.choose.seeds,
+            Split::Test => self.plan.config.score.seeds,
+        };
+        let folder = self.folder.step(&step.id);
+        let log = self.score_tasks(&embedder, split, seeds, Some(&folder))?;
+        Ok(write_json(&folder.join("scores.json"), &log)?)
+    }
+
+    /// Scores all tasks; each task's result is kept in `folder` as soon as it is known.
+    fn score_tasks(
+        &self,
+        embedder: &Embedder,
+        split: Split,
+        seeds: usize,
+        folder: Option<&Path>,
+    ) -> Result<ScoreLog, ExecError> {
+        let encoder = ModelEncoder::new(embedder, &|_, _| {});
+        let mut log = ScoreLog { tasks: Vec::new(), truncated: 0 };
+        let all = self.plan.tasks.len();
+        for (number, spec) in self.plan.tasks.iter().enumerate() {
+            let Some(data) = self.task_data(number, split)? else { continue };
+            let kept = folder.map(|f| f.join(format!("task-{}.json", spec.name)));
+            if let Some(record) = kept.as_deref().and_then(|path| read_json::<TaskRecord>(path).ok()) {
+                log.tasks.push(record);
+                continue;
+            }
+            let evaluation =
+                evaluate(spec, split, &data, &encoder, &protocol_seeds(seeds, 42), Protocol::default())?;
+            if let Some(record) = to_record(spec, &evaluation) {
+                if let Some(path) = &kept {
+                    write_json(path, &record)?;
+                }
+                log.tasks.push(record);
+            }
+            self.observer.advances(number + 1, all, &spec.name);
+        }
+        log.truncated = encoder.truncated.get();
+        Ok(log)
+    }
+
+    pub(super) fn merge(&self, step: &Step, merge: usize) -> Result<(), ExecError> {
+        let plan = &self.plan.merges[merge];
+        let last = |trial: usize| ModelRef::Checkpoint { trial, step: self.plan.trials[trial].steps };
+        let first = self.merged_files(&last(plan.pair.0))?;
+        let second = self.merged_files(&last(plan.pair.1))?;
+        let base = self.base()?;
+        let mode = settings::slerp_mode(plan.slerp.mode);
+        let at = |alpha: f64| slerp::models(&first, &second, Some(&base), alpha, mode);
+        let folder = self.folder.step(&step.id);
+        let (alpha, search) = match plan.alpha {
+            Some(alpha) => (alpha, None),
+            None => {
+                let search = self.search(&folder, merge, &at)?;
+                (search.chosen, Some(search))
+            }
+        };
+        let merged = at(alpha)?;
+        let (a, b) = (&self.plan.trials[plan.pair.0].trial.label, &self.plan.trials[plan.pair.1].trial.label);
+        let card = format!(
+            "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n\
+             # SLERP of two fine-tuned models\n\n`{a}` and `{b}`, α = {alpha} (weight of the second), made with embeval.\n"
+        );
+        merged.files.save(&folder.join("model"), &card)?;
+        let log = MergeLog { alpha, linear_share: merged.linear_share, search };
+        Ok(write_json(&folder.join("merge.json"), &log)?)
+    }
+
+    fn search(
+        &self,
+        folder: &Path,
+        merge: usize,
+        at: &dyn Fn(f64) -> Result<slerp::Merged, crate::model::ModelError>,
+    ) -> Result<AlphaSearch, ExecError> {
+        let plan = &self.plan.merges[merge];
+        let choose = &self.plan.config.choose;
+        let split = if choose.on_test { Split::Test } else { Split::Dev };
+        let limits = search::Plan { tolerance: plan.slerp.tolerance, budget: plan.slerp.budget };
+        let mut points: Vec<(f64, f64)> = Vec::new();
+        let mut records: BTreeMap<String, Vec<TaskRecord>> = BTreeMap::new();
+        let mut linear_share = 0.0;
+        while let Some(alpha) = search::next(&points, limits) {
+            let path = folder.join(format!("alpha-{alpha:.6}.json"));
+            if read_json::<Vec<TaskRecord>>(&path).is_err() {
+                let merged = at(alpha)?;
+                let options = BuildOptions { device: self.device.clone(), ..Default::default() };
+                let embedder = Embedder::build(&merged.files, &options)?;
+                write_json(&path, &self.score_tasks(&embedder, split, choose.seeds, None)?.tasks)?;
+            }
+            // Read back in every case, so that a search that was interrupted sees the same numbers.
+            let scored: Vec<TaskRecord> = read_json(&path)?;
+            let score = rule_score(&scored, choose.by.name()).ok_or_else(|| {
+                ExecError::Other(format!("choose.by = {}: no task gives this on {}", choose.by.name(), split.name()))
+            })?;
+            points.push((alpha, score));
+            records.insert(format!("{alpha:.6}"), scored);
+            self.observer.advances(points.len(), limits.budget, &format!("α {alpha:.3}: {score:.4}"));
+        }
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let best = best_of(&points).ok_or_else(|| ExecError::Other("the search for α evaluated nothing".into()))?;
+        if let Some(half) = points.iter().find(|p| p.0 > 0.0 && p.0 < 1.0) {
+            linear_share = at(half.0)?.linear_share;
+        }
+        let mut out = Vec::with_capacity(points.len());
+        for &(alpha, score) in &points {
+            let scored = &records[&format!("{alpha:.6}")];
+            let interval = bootstrap::interval(&rule_replicates(scored, choose.by.name()), 0.95);
+            out.push(AlphaPoint { alpha, score, interval });
+        }
+        Ok(AlphaSearch {
+            first: self.plan.trials[plan.pair.0].trial.label.clone(),
+            second: self.plan.trials[plan.pair.1].trial.label.clone(),
+            chosen: points[best].0,
+            evaluations: points.len(),
+            points: out,
+            linear_share,
+        })
+    }
+}
+
+enum Loaded {
+    Files(ModelFiles),
+    Adapted(ModelFiles, crate::adapter::Adapter),
+}
