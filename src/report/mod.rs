@@ -1,1 +1,52 @@
-pub fn write(_r: &crate::store::record::RunRecord, _f: &std::path::Path) -> anyhow::Result<()> { Ok(()) }
+//! The report of a run: Markdown, CSV and plots, a pure function of the run's record.
+
+mod csv;
+mod markdown;
+mod plot;
+mod statistics;
+
+use std::path::{Path, PathBuf};
+
+use crate::store::record::RunRecord;
+
+/// A report that cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A plot.
+    #[error("plot {name}: {message}")]
+    Plot {
+        /// The plot.
+        name: String,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+/// Writes `README.md`, `tables/*.csv` and `plots/*.svg` and `.png` into `folder`. The same record gives the same bytes.
+///
+/// # Errors
+/// Where a file cannot be written or a plot cannot be drawn.
+pub fn write(run: &RunRecord, folder: &Path) -> Result<(), ReportError> {
+    let statistics = statistics::Statistics::new(run);
+    let plots = plot::draw_all(run, &statistics)?;
+    for plot in &plots {
+        save(&folder.join("plots").join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;
+        save(&folder.join("plots").join(format!("{}.png", plot.name)), &plot.png)?;
+    }
+    for (name, content) in csv::tables(run) {
+        save(&folder.join("tables").join(name), content.as_bytes())?;
+    }
+    save(&folder.join("README.md"), markdown::page(run, &statistics, &plots).as_bytes())
+}
+
+fn save(path: &Path, content: &[u8]) -> Result<(), ReportError> {
+    crate::data::atomic::write(path, content).map_err(|source| ReportError::Io { path: path.into(), source })
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Golden models: make_models.py [OUT_DIR], by default the folder that this script lies in.
 
-Draws four tiny encoders from a fixed seed (`bert`, `roberta`, `xlm_roberta`, `bert_bin`), trains their tokenizers on the sentences
+Draws four tiny encoders from a fixed seed (`bert`, `roberta`, `xlm_roberta`, `bert_bin`), builds their tokenizers from the sentences
 below, saves them as sentence-transformers folders, loads those folders again, and records what transformers,
 sentence-transformers, PyTorch and PEFT make of them: token ids, token vectors, embeddings, gradients of InfoNCE, the losses of 20
 training steps. README.md beside this script says what lies where.
@@ -18,6 +18,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -140,15 +141,23 @@ def corpus() -> list[str]:
     return [text for group in GROUPS for text in group]
 
 
+def frequent(counts: Counter, most: int) -> list[str]:
+    """The entries with the highest count times length; in an order that depends on nothing else."""
+    return sorted(counts, key=lambda piece: (-counts[piece] * len(piece), piece))[:most]
+
+
 def word_piece() -> BertTokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    # Chinese characters are left out of the alphabet where they are rare, so that some texts hold [UNK].
-    tokenizer.train_from_iterator(corpus(), trainers.WordPieceTrainer(
-        vocab_size=360, limit_alphabet=240, special_tokens=special, show_progress=False))
-    return BertTokenizer(vocab=tokenizer.get_vocab())
+    """Special tokens, the frequent characters, frequent beginnings of words, and frequent continuations. (The trainers of `tokenizers` for
+    WordPiece and Unigram break ties by hash order: another vocabulary every time.)"""
+    normalizer, split = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    words = [word for text in corpus() for word, _ in split.pre_tokenize_str(normalizer.normalize_str(text))]
+    # Rare characters, mostly Chinese ones, are left out, so that some texts hold [UNK].
+    alphabet = frequent(Counter("".join(words)), 170)
+    inner = frequent(Counter(c for word in words for c in word[1:] if c in alphabet), 56)
+    starts = frequent(Counter(word[:n] for word in words for n in range(2, len(word) + 1)), 100)
+    ends = frequent(Counter(word[i:j] for word in words for i in range(1, len(word)) for j in range(i + 2, len(word) + 1)), 30)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *alphabet, *(f"##{c}" for c in inner), *starts, *(f"##{end}" for end in ends)]
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
 
 
 def byte_level() -> RobertaTokenizer:
@@ -162,13 +171,15 @@ def byte_level() -> RobertaTokenizer:
 
 
 def unigram() -> XLMRobertaTokenizer:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer.train_from_iterator(corpus(), trainers.UnigramTrainer(
-        vocab_size=380, special_tokens=special, unk_token="<unk>", show_progress=False))
-    vocab = [(piece, round(score, 6)) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
-    return XLMRobertaTokenizer(vocab=[*vocab, ("<mask>", 0.0)])
+    """Pieces of words, with the logarithm of their share as score."""
+    words = ["\u2581" + word for text in corpus() for word in text.split()]
+    counts = Counter(word[i:j] for word in words for i in range(len(word)) for j in range(i + 1, min(i + 9, len(word) + 1)))
+    single = frequent(Counter({piece: n for piece, n in counts.items() if len(piece) == 1}), 170)
+    longer = frequent(Counter({piece: n for piece, n in counts.items() if len(piece) > 1 and n > 1}), 200)
+    total = sum(counts[piece] for piece in single + longer)
+    scored = [(piece, round(math.log(counts[piece] / total), 4)) for piece in single + longer]
+    special = [(piece, 0.0) for piece in ("<s>", "<pad>", "</s>", "<unk>")]
+    return XLMRobertaTokenizer(vocab=[*special, *scored, ("<mask>", 0.0)])
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------------
