@@ -117,8 +117,8 @@ impl Document {
                             _ => faults.add(&node.origin, format!("grid.{key}: must be a list of at least one value")),
                         }
                         let section = key.split('.').next().unwrap_or_default();
-                        if ["grid", "trials", "merge", "score", "choose", "run", "name"].contains(&section) {
-                            faults.add(&node.origin, format!("grid.{key}: cannot be an axis: it is no setting of a training"));
+                        if ["grid", "trials", "merge", "score", "choose", "run", "name", "base"].contains(&section) {
+                            faults.add(&node.origin, format!("grid.{key}: cannot be an axis: it is the same for all trials of a sweep"));
                         }
                     }
                 }

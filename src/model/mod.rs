@@ -10,6 +10,7 @@ pub mod parameters;
 pub mod prompts;
 pub mod scratch;
 pub mod tokenizer;
+mod vocabulary;
 pub mod weights;
 
 pub use embedder::{BuildOptions, Embedder, Mode};

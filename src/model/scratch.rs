@@ -1,19 +1,23 @@
 //! A small encoder made from nothing: a WordPiece tokenizer trained on the given texts and seeded random weights.
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand_distr::Distribution;
 use serde_json::json;
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::wordpiece::{WordPiece, WordPieceTrainerBuilder};
+use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer,
+};
 
 use super::ModelError;
 use super::files::ModelFiles;
 use super::layout::{HeadSpec, Layout};
+use super::vocabulary;
 use super::weights::Weights;
 
 /// Sizes and seed of a model made from nothing.
@@ -68,25 +72,31 @@ pub fn create(spec: &ScratchSpec, texts: &[&str]) -> Result<ModelFiles, ModelErr
 
 fn train_tokenizer(spec: &ScratchSpec, texts: &[&str]) -> Result<Tokenizer, ModelError> {
     let fail = |e: tokenizers::Error| ModelError::Tokenizer(format!("cannot be trained: {e}"));
-    let model = WordPiece::builder().unk_token("[UNK]".into()).build().map_err(fail)?;
-    let mut tokenizer = Tokenizer::new(model);
     // Accents stay: stripping them would turn й into и and ё into е.
-    tokenizer.with_normalizer(Some(BertNormalizer::new(true, true, Some(false), spec.lower_case))).map_err(fail)?;
+    let normalizer = BertNormalizer::new(true, true, Some(false), spec.lower_case);
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for text in texts {
+        let mut normalized = NormalizedString::from(*text);
+        normalizer.normalize(&mut normalized).map_err(fail)?;
+        let mut words = PreTokenizedString::from(normalized);
+        BertPreTokenizer.pre_tokenize(&mut words).map_err(fail)?;
+        for (word, ..) in words.get_splits(OffsetReferential::Normalized, OffsetType::Byte) {
+            *counts.entry(word.to_string()).or_default() += 1;
+        }
+    }
+    let vocabulary = vocabulary::learn(&counts, &SPECIAL, spec.vocabulary);
+    let ids: BTreeMap<String, u32> = vocabulary.into_iter().zip(0u32..).collect();
+    let model = json!({
+        "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+        "vocab": ids,
+    });
+    let model: WordPiece = serde_json::from_str(&model.to_string()).map_err(|e| fail(e.into()))?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(Some(normalizer)).map_err(fail)?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
-    let special = SPECIAL.map(|token| AddedToken::from(token, true)).to_vec();
-    let trainer = WordPieceTrainerBuilder::new()
-        .vocab_size(spec.vocabulary)
-        .show_progress(false)
-        .special_tokens(special)
-        .build();
-    tokenizer.train(&mut TrainerWrapper::from(trainer), texts.iter()).map_err(fail)?;
-    let id = |token: &str| {
-        tokenizer
-            .token_to_id(token)
-            .ok_or_else(|| ModelError::Tokenizer(format!("the trained vocabulary has no `{token}`: vocabulary too small")))
-    };
-    let processing = BertProcessing::new(("[SEP]".into(), id("[SEP]")?), ("[CLS]".into(), id("[CLS]")?));
-    tokenizer.with_post_processor(Some(processing));
+    tokenizer.add_special_tokens(SPECIAL.map(|token| AddedToken::from(token, true))).map_err(fail)?;
+    // [CLS] and [SEP] are entries 2 and 3 of SPECIAL, which opens the vocabulary.
+    tokenizer.with_post_processor(Some(BertProcessing::new(("[SEP]".into(), 3), ("[CLS]".into(), 2))));
     tokenizer.with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
     Ok(tokenizer)
 }

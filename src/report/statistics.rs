@@ -45,8 +45,6 @@ struct Side {
 pub struct Statistics {
     dev: Vec<Side>,
     test: Vec<Side>,
-    /// Tasks on test: name and type.
-    pub tasks: Vec<(String, String)>,
 }
 
 fn sides(variants: &[Variant], pick: impl Fn(&Variant) -> &Vec<TaskRecord> + Sync) -> Vec<Side> {
@@ -68,13 +66,7 @@ fn sides(variants: &[Variant], pick: impl Fn(&Variant) -> &Vec<TaskRecord> + Syn
 impl Statistics {
     /// Draws all replicates.
     pub fn new(run: &RunRecord) -> Self {
-        let mut tasks: Vec<(String, String)> = Vec::new();
-        for task in run.variants.iter().flat_map(|v| &v.test) {
-            if !tasks.iter().any(|(name, _)| *name == task.name) {
-                tasks.push((task.name.clone(), task.task_type.clone()));
-            }
-        }
-        Self { dev: sides(&run.variants, |v| &v.dev), test: sides(&run.variants, |v| &v.test), tasks }
+        Self { dev: sides(&run.variants, |v| &v.dev), test: sides(&run.variants, |v| &v.test) }
     }
 
     fn side(&self, on: &str) -> &[Side] {
@@ -158,11 +150,13 @@ impl Statistics {
             variants.iter().filter_map(|&v| Some((v, self.mean(on, v, rule)?.1))).collect();
         let mut shares: BTreeMap<usize, f64> = drawn.iter().map(|(v, _)| (*v, 0.0)).collect();
         for r in 0..REPLICATES {
-            let best = drawn.iter().max_by(|a, b| a.1[r].total_cmp(&b.1[r]));
-            if let Some((best, _)) = best
-                && let Some(share) = shares.get_mut(best)
-            {
-                *share += 1.0 / REPLICATES as f64;
+            let top = drawn.iter().map(|(_, d)| d[r]).fold(f64::NEG_INFINITY, f64::max);
+            // Equal models (an α of 0 or 1) are best together, each with its part.
+            let best: Vec<usize> = drawn.iter().filter(|(_, d)| d[r] == top).map(|(v, _)| *v).collect();
+            for v in &best {
+                if let Some(share) = shares.get_mut(v) {
+                    *share += 1.0 / (REPLICATES * best.len()) as f64;
+                }
             }
         }
         shares

@@ -87,14 +87,7 @@ pub fn evaluate(
         }
         TaskData::ClusteringSets(sets) => context.sets(sets, seeds, protocol)?,
     };
-    let mut evaluation = Evaluation { seeds, rows: data.rows() };
-    for (_, scored) in &mut evaluation.seeds {
-        // Another main score than the type's usual one is taken from the scores that the protocol gives anyway.
-        if let Some(value) = scored.scores.get(&spec.metric).and_then(serde_json::Value::as_f64) {
-            scored.main_score = value;
-        }
-    }
-    Ok(evaluation)
+    Ok(Evaluation { seeds, rows: data.rows() })
 }
 
 type Experiments = Vec<(u32, Vec<Vec<usize>>)>;

@@ -32,8 +32,8 @@ pub enum TaskType {
 
 /// (type, mteb's name, main score, columns; a `?` marks those that may be absent).
 const TYPES: [(TaskType, &str, &[&str], &[&str]); 8] = [
-    (TaskType::Classification, "Classification", &["accuracy", "f1", "f1_weighted"], &["text", "label"]),
-    (TaskType::MultilabelClassification, "MultilabelClassification", &["accuracy", "f1", "lrap"], &["text", "labels"]),
+    (TaskType::Classification, "Classification", &["accuracy"], &["text", "label"]),
+    (TaskType::MultilabelClassification, "MultilabelClassification", &["accuracy"], &["text", "labels"]),
     (TaskType::Clustering, "Clustering", &["v_measure"], &["sentences", "labels"]),
     (TaskType::Sts, "STS", &["cosine_spearman"], &["sentence1", "sentence2", "score"]),
     (TaskType::PairClassification, "PairClassification", &["max_ap"], &["sentence1", "sentence2", "labels"]),

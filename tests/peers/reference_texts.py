@@ -144,15 +144,12 @@ def weight(character: str) -> float:
 
 
 def of_length(rng: random.Random, pool: list[str], tokens: int) -> str:
-    """Consecutive texts of the pool, from a random one on, joined until they are long enough, then cut at a space if there is one near."""
-    start, joined, size = rng.randrange(len(pool)), "", 0.0
-    offset = 0
-    while size < tokens:
-        text = pool[(start + offset) % len(pool)]
-        separator = "" if joined and joined[-1] > "\u2e80" else " "
-        joined = joined + separator + text if joined else text
-        size = sum(map(weight, joined))
-        offset += 1
+    """Texts of the pool, the first from one of its words on, joined until they are long enough, then cut at a space if there is one near."""
+    first = rng.choice(pool)
+    begin = rng.randrange(len(first))
+    joined = first[first.find(" ", begin) + 1 :] if " " in first[begin:-1] else first[begin:] if first[begin] > "\u2e80" else first
+    while sum(map(weight, joined)) < tokens:
+        joined += ("" if joined[-1:] > "\u2e80" else " ") + rng.choice(pool)
     size = 0.0
     for end, character in enumerate(joined):
         size += weight(character)
