@@ -242,6 +242,13 @@ impl Layout {
             MODES.iter().map(|(_, key, mode)| (*key, json!(self.pooling.contains(mode)))).collect();
         config.insert("word_embedding_dimension", json!(hidden));
         config.insert("include_prompt", json!(self.include_prompt));
+        // The legacy flags have no order; where the modes stand in another, the new key says so.
+        let legacy = MODES.iter().map(|m| m.2).filter(|mode| self.pooling.contains(mode));
+        if !legacy.eq(self.pooling.iter().copied()) {
+            let names: Vec<&str> =
+                self.pooling.iter().filter_map(|mode| MODES.iter().find(|m| m.2 == *mode).map(|m| m.0)).collect();
+            config.insert("pooling_mode", json!(names));
+        }
         json!(config)
     }
 }
