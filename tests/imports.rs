@@ -23,7 +23,18 @@ const TABLE: [(&str, &[&str]); 17] = [
     (
         "exec",
         &[
-            "adapter", "config", "data", "encode", "merge", "metric", "model", "objective", "plan", "store", "task", "train",
+            "adapter",
+            "config",
+            "data",
+            "encode",
+            "merge",
+            "metric",
+            "model",
+            "objective",
+            "plan",
+            "store",
+            "task",
+            "train",
         ],
     ),
 ];

@@ -151,8 +151,7 @@ fn gradients_equal_pytorchs() {
             .map(|((query, positive), negative)| Example { query, positive, negatives: vec![negative] })
             .collect();
         let trainable = |name: &str| !name.starts_with("pooler");
-        let embedder =
-            Embedder::build(&files, &BuildOptions { trainable: &trainable, ..Default::default() }).unwrap();
+        let embedder = Embedder::build(&files, &BuildOptions { trainable: &trainable, ..Default::default() }).unwrap();
         for (direction, prefix) in [(Direction::Asymmetric, ""), (Direction::Symmetric, "symmetric.")] {
             let objective = Contrastive { direction, temperature: 0.05, prompt_tokens: (0, 0) };
             let loss = objective.loss(&embedder, &batch, Mode::INFERENCE).unwrap();

@@ -151,8 +151,13 @@ fn a_run_repeats_to_the_bit_and_another_seed_does_not() {
 #[test]
 fn checkpoints_are_the_model_at_their_step() {
     let folder = tempfile::tempdir().unwrap();
-    let settings =
-        Settings { max_steps: Some(5), save_every: Some(2), eval_every: Some(2), direction: Direction::Symmetric, ..settings() };
+    let settings = Settings {
+        max_steps: Some(5),
+        save_every: Some(2),
+        eval_every: Some(2),
+        direction: Direction::Symmetric,
+        ..settings()
+    };
     let (output, embedder) = train_in(Some(folder.path()), &settings);
     let steps: Vec<usize> = output.checkpoints.iter().map(|c| c.0).collect();
     assert_eq!(steps, [2, 4, 5]);
@@ -169,12 +174,8 @@ fn checkpoints_are_the_model_at_their_step() {
 fn a_diverging_run_stops_with_the_reason() {
     let files = ModelFiles::load(&bert()).unwrap();
     let rows = small_rows();
-    let settings = Settings {
-        lr: 1e30,
-        warmup: 0.0,
-        optimizer: AdamW { clip: None, ..settings().optimizer },
-        ..settings()
-    };
+    let settings =
+        Settings { lr: 1e30, warmup: 0.0, optimizer: AdamW { clip: None, ..settings().optimizer }, ..settings() };
     let result = run(&Run {
         base: &files,
         base_name: "bert",

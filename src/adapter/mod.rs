@@ -104,12 +104,7 @@ impl Adapter {
     /// The part of one module, ready for its layer.
     pub fn low_rank(&self, module: &str) -> Option<LowRank> {
         let (a, b) = self.modules.get(module)?;
-        Some(LowRank {
-            a: a.clone(),
-            b: b.clone(),
-            scale: self.spec.scale(),
-            dropout: self.spec.dropout as f32,
-        })
+        Some(LowRank { a: a.clone(), b: b.clone(), scale: self.spec.scale(), dropout: self.spec.dropout as f32 })
     }
 
     /// The same adapter with other tensors; modules for which `f` gives none keep theirs.
@@ -132,7 +127,11 @@ impl Adapter {
             };
             let delta = (b.matmul(a)? * self.spec.scale())?;
             if delta.dims() != weight.dims() {
-                candle_core::bail!("the adapter's `{module}` gives {:?}, the base has {:?}", delta.dims(), weight.dims());
+                candle_core::bail!(
+                    "the adapter's `{module}` gives {:?}, the base has {:?}",
+                    delta.dims(),
+                    weight.dims()
+                );
             }
             let merged = (weight + delta)?;
             weights.insert(name, merged);

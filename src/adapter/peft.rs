@@ -102,8 +102,12 @@ pub fn load(folder: &Path) -> Result<Adapter, PeftError> {
                 pairs.insert(module, (a, b));
             }
             (Some(a), Some(b)) => {
-                let message =
-                    format!("`{module}`: A {:?} and B {:?} are not of rank {} (adapter_config.json)", a.dims(), b.dims(), spec.rank);
+                let message = format!(
+                    "`{module}`: A {:?} and B {:?} are not of rank {} (adapter_config.json)",
+                    a.dims(),
+                    b.dims(),
+                    spec.rank
+                );
                 return Err(fail(&path, message));
             }
             _ => return Err(fail(&path, format!("`{module}` has only one of lora_A and lora_B"))),

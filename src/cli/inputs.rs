@@ -70,8 +70,8 @@ pub fn texts(path: &Path) -> anyhow::Result<Vec<String>> {
         if line.trim().is_empty() {
             continue;
         }
-        let value: serde_json::Value = serde_json::from_str(line)
-            .with_context(|| format!("{}: line {}: not JSON", path.display(), number + 1))?;
+        let value: serde_json::Value =
+            serde_json::from_str(line).with_context(|| format!("{}: line {}: not JSON", path.display(), number + 1))?;
         let text = ["text", "query", "sentence1"].iter().find_map(|key| value[*key].as_str());
         match text {
             Some(text) => texts.push(text.to_string()),

@@ -74,7 +74,12 @@ pub fn run() -> ExitCode {
         (false, _) => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("embeval={level},error")));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
     let result = match cli.command {
         Command::Sweep(args) => sweep::run(&args, cli.quiet),
         Command::Score(args) => score::run(&args, cli.quiet),
@@ -107,17 +112,15 @@ fn describe(error: &anyhow::Error) -> String {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|e| {
-        e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    })
+    error
+        .chain()
+        .any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
 }
 
 /// What was asked for is wrong (a config, a task's name, an option), as opposed to something failing.
 fn is_misuse(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
-        e.is::<ConfigErrors>()
-            || e.is::<Misuse>()
-            || matches!(e.downcast_ref::<TaskError>(), Some(TaskError::File(_)))
+        e.is::<ConfigErrors>() || e.is::<Misuse>() || matches!(e.downcast_ref::<TaskError>(), Some(TaskError::File(_)))
     })
 }
 

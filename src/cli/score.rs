@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{Format, inputs, observer, print};
 use crate::exec::encoder::ModelEncoder;
-use crate::metric::{aggregate, bootstrap};
 use crate::exec::to_record;
+use crate::metric::{aggregate, bootstrap};
 use crate::store::record::TaskRecord;
 use crate::task::evaluate::{Evaluation, evaluate, protocol_seeds};
 use crate::task::load::TaskData;
@@ -73,8 +73,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
             tracing::warn!("{} has no dev side, left out", task.name);
             continue;
         };
-        let evaluation =
-            evaluate(task, split, &data, &encoder, &protocol_seeds(1, args.seed), Protocol::default())?;
+        let evaluation = evaluate(task, split, &data, &encoder, &protocol_seeds(1, args.seed), Protocol::default())?;
         tracing::info!("{}: {:.4}", task.name, evaluation.seeds.first().map_or(f64::NAN, |s| s.1.main_score));
         if let Some(record) = to_record(task, &evaluation) {
             results.push((record, evaluation));
@@ -142,8 +141,7 @@ fn as_table(results: &[(TaskRecord, Evaluation)], markdown: bool) -> String {
         let mean = mean.map_or_else(|| "–".into(), |m| format!("{m:.4}"));
         rows.push([name.into(), String::new(), format!("{} tasks", results.len()), mean, String::new()]);
     }
-    let widths: Vec<usize> =
-        (0..5).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..5).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();
     for (i, row) in rows.iter().enumerate() {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();

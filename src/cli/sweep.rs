@@ -58,7 +58,8 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let report = args.report.clone().unwrap_or_else(|| PathBuf::from("reports").join(&name));
     let folder = RunFolder::open(&root)?;
     // Found now rather than after hours of work.
-    std::fs::create_dir_all(&report).with_context(|| format!("{}: the report cannot be written there", report.display()))?;
+    std::fs::create_dir_all(&report)
+        .with_context(|| format!("{}: the report cannot be written there", report.display()))?;
     let write = |name: &str, content: &[u8]| {
         let path = root.join(name);
         crate::data::atomic::write(&path, content).with_context(|| format!("{}: cannot be written", path.display()))

@@ -36,7 +36,10 @@ impl Document {
     /// Where the file cannot be read, is not YAML, or an override is not of that form.
     pub fn load(path: &Path, sets: &[String]) -> Result<Self, ConfigErrors> {
         let text = std::fs::read_to_string(path).map_err(|e| {
-            ConfigErrors(vec![ConfigError { place: path.display().to_string(), message: format!("cannot be read: {e}") }])
+            ConfigErrors(vec![ConfigError {
+                place: path.display().to_string(),
+                message: format!("cannot be read: {e}"),
+            }])
         })?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
         Self::parse(&text, &path.display().to_string(), &folder, sets)
@@ -118,7 +121,10 @@ impl Document {
                         }
                         let section = key.split('.').next().unwrap_or_default();
                         if ["grid", "trials", "merge", "score", "choose", "run", "name", "base"].contains(&section) {
-                            faults.add(&node.origin, format!("grid.{key}: cannot be an axis: it is the same for all trials of a sweep"));
+                            faults.add(
+                                &node.origin,
+                                format!("grid.{key}: cannot be an axis: it is the same for all trials of a sweep"),
+                            );
                         }
                     }
                 }
@@ -227,9 +233,7 @@ fn applicable(root: &Node, set: Vec<(String, Node)>) -> Vec<(String, Node)> {
         .map(|(_, node)| node)
         .or_else(|| root.at("adapter.kind"));
     let lora = kind.is_some_and(|node| matches!(&node.value, Value::Text(kind) if kind != "full"));
-    set.into_iter()
-        .filter(|(key, _)| lora || !key.starts_with("adapter.") || key == "adapter.kind")
-        .collect()
+    set.into_iter().filter(|(key, _)| lora || !key.starts_with("adapter.") || key == "adapter.kind").collect()
 }
 
 fn label(axes: &[(String, String)], name: &str) -> String {

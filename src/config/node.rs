@@ -75,8 +75,8 @@ pub fn parse(text: &str) -> Result<Node, (usize, String)> {
     if text.len() > 4 << 20 {
         return Err((1, "is larger than 4 MiB: not a config".into()));
     }
-    let documents =
-        MarkedYaml::load_from_str(text).map_err(|e| (e.marker().line().max(1), format!("not valid YAML: {}", e.info())))?;
+    let documents = MarkedYaml::load_from_str(text)
+        .map_err(|e| (e.marker().line().max(1), format!("not valid YAML: {}", e.info())))?;
     match documents.as_slice() {
         [] => Ok(Node { value: Value::Map(Vec::new()), origin: Origin::Line(1) }),
         [one] => convert(one, &mut 0),
@@ -168,9 +168,7 @@ impl Node {
     pub fn relocated(&self, origin: &Origin) -> Node {
         let value = match &self.value {
             Value::List(items) => Value::List(items.iter().map(|n| n.relocated(origin)).collect()),
-            Value::Map(entries) => {
-                Value::Map(entries.iter().map(|(k, n)| (k.clone(), n.relocated(origin))).collect())
-            }
+            Value::Map(entries) => Value::Map(entries.iter().map(|(k, n)| (k.clone(), n.relocated(origin))).collect()),
             other => other.clone(),
         };
         Node { value, origin: origin.clone() }

@@ -214,10 +214,9 @@ impl<'a> Reader<'a> {
                     match &item.value {
                         Value::Text(text) => out.push(text.clone()),
                         Value::Int(i) => out.push(i.to_string()),
-                        other => self.faults.add(
-                            &item.origin,
-                            format!("{}: {} must be text", self.full(key), other.show()),
-                        ),
+                        other => {
+                            self.faults.add(&item.origin, format!("{}: {} must be text", self.full(key), other.show()))
+                        }
                     }
                 }
                 Some(out)

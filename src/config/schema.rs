@@ -306,7 +306,9 @@ pub(super) fn read(root: &Node, folder: &Path, faults: &Faults) -> Config {
             r.fault_here("objective symmetric encodes both sides alike, but data.prompts differ: make them equal, or use asymmetric");
         }
         if config.train.max_length.0 != config.train.max_length.1 {
-            r.fault_here("objective symmetric encodes both sides alike, but train.max_length differs between the sides");
+            r.fault_here(
+                "objective symmetric encodes both sides alike, but train.max_length differs between the sides",
+            );
         }
     }
     if config.train.eval_every.is_some() && config.data.dev.is_empty() {
@@ -406,7 +408,9 @@ fn read_loss(r: &Reader<'_>) -> Loss {
     let l = r.section("loss");
     l.choice("name", &[("info_nce", ())]);
     let loss = Loss {
-        temperature: l.number("temperature", "above 0 (0.02 to 0.1 is usual)", |v| v > 0.0 && v <= 100.0).unwrap_or(0.05),
+        temperature: l
+            .number("temperature", "above 0 (0.02 to 0.1 is usual)", |v| v > 0.0 && v <= 100.0)
+            .unwrap_or(0.05),
         hard_negatives: l.whole("hard_negatives", 0..=64, "from 0 to 64").unwrap_or(1),
     };
     l.finish();
@@ -479,8 +483,7 @@ fn read_train(r: &Reader<'_>) -> Train {
         Some(_) => t.number("clip", "above 0, or null for none", |v| v > 0.0),
         None => Some(1.0),
     };
-    let schedules =
-        [("linear", Schedule::Linear), ("cosine", Schedule::Cosine), ("constant", Schedule::Constant)];
+    let schedules = [("linear", Schedule::Linear), ("cosine", Schedule::Cosine), ("constant", Schedule::Constant)];
     let train = Train {
         epochs: count("epochs", 1),
         max_steps: t.whole("max_steps", 1.., "from 1"),
@@ -610,9 +613,9 @@ fn read_run(r: &Reader<'_>) -> Run {
     later("dtype", &["f32"]);
     later("jobs", &["1"]);
     let device = s.text("device").unwrap_or_else(|| "auto".into());
-    let cuda = device.strip_prefix("cuda").is_some_and(|rest| {
-        rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<usize>().is_ok())
-    });
+    let cuda = device
+        .strip_prefix("cuda")
+        .is_some_and(|rest| rest.is_empty() || rest.strip_prefix(':').is_some_and(|n| n.parse::<usize>().is_ok()));
     if !(cuda || device == "auto" || device == "cpu") {
         s.fault("device", "must be auto, cpu, cuda or cuda:N");
     }

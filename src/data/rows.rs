@@ -26,7 +26,13 @@ pub fn read_pairs(path: &Path, limit: Option<usize>) -> Result<Vec<PairRow>, Dat
     let table = Table::read(path)?;
     let anchored = table.has("anchor") && !table.has("query");
     let queries = table.texts(if anchored { "anchor" } else { "query" })?;
-    let positive = if table.has("pos") { "pos" } else if anchored || table.has("positive") { "positive" } else { "pos" };
+    let positive = if table.has("pos") {
+        "pos"
+    } else if anchored || table.has("positive") {
+        "positive"
+    } else {
+        "pos"
+    };
     let positives = table.text_lists(positive)?;
     let mut negatives = vec![Vec::new(); queries.len()];
     for column in table.columns() {
@@ -91,7 +97,8 @@ mod tests {
 
     #[test]
     fn an_empty_side_is_named() {
-        let error = read("a.jsonl", "{\"query\": \"q\", \"pos\": [\"p\"]}\n{\"query\": \" \", \"pos\": [\"p\"]}\n").unwrap_err();
+        let error = read("a.jsonl", "{\"query\": \"q\", \"pos\": [\"p\"]}\n{\"query\": \" \", \"pos\": [\"p\"]}\n")
+            .unwrap_err();
         assert!(error.to_string().contains("row 2: the query is empty"), "{error}");
         let error = read("a.jsonl", "{\"query\": \"q\", \"pos\": []}\n").unwrap_err();
         assert!(error.to_string().contains("row 1: has no positive"), "{error}");

@@ -125,7 +125,8 @@ impl Table {
             "jsonl" | "ndjson" => (read_jsonl(path, bytes)?, false),
             "parquet" => (read_parquet(path, bytes)?, false),
             _ => {
-                let message = "cannot tell what kind of file this is: csv, tsv, jsonl and parquet are read, plain, .gz or .zst";
+                let message =
+                    "cannot tell what kind of file this is: csv, tsv, jsonl and parquet are read, plain, .gz or .zst";
                 return Err(DataError::content(path, message));
             }
         };
@@ -346,7 +347,8 @@ mod tests {
         (folder, path)
     }
 
-    const JSONL: &str = "{\"text\": \"а\", \"label\": 1, \"labels\": [0, 2]}\n\n{\"text\": \"b\\nc\", \"label\": 0, \"labels\": []}\n";
+    const JSONL: &str =
+        "{\"text\": \"а\", \"label\": 1, \"labels\": [0, 2]}\n\n{\"text\": \"b\\nc\", \"label\": 0, \"labels\": []}\n";
 
     #[test]
     fn the_same_rows_from_every_format() {

@@ -156,8 +156,7 @@ impl Work<'_> {
                 self.micro_batch(&batch)?;
                 let tokens = batch.iter().map(|(_, ids)| ids.len()).sum();
                 self.tokens.fetch_add(tokens, Ordering::Relaxed);
-                self.truncated
-                    .fetch_add(batch.iter().filter(|(_, ids)| ids.len() >= limit).count(), Ordering::Relaxed);
+                self.truncated.fetch_add(batch.iter().filter(|(_, ids)| ids.len() >= limit).count(), Ordering::Relaxed);
                 (self.progress)(self.done.fetch_add(batch.len(), Ordering::Relaxed) + batch.len());
             }
         }

@@ -32,7 +32,10 @@ impl Engine<'_> {
             let (cut, all) = log.truncated;
             if cut as f64 > TRUNCATED_NOTE * all as f64 {
                 let share = 100.0 * cut as f64 / all as f64;
-                notes.push(format!("{}: {share:.1} % of the training texts were cut at the length limit", planned.trial.label));
+                notes.push(format!(
+                    "{}: {share:.1} % of the training texts were cut at the length limit",
+                    planned.trial.label
+                ));
             }
             curves.push(log.curve);
         }
@@ -134,11 +137,8 @@ impl Engine<'_> {
             .filter_map(|v| Some((v, rule_score(if choose.on_test { &v.test } else { &v.dev }, by)?)))
             .collect();
         let (best, score) = scored.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-        let why = format!(
-            "highest {by} on {on} among {} scored models ({} protocol seeds each)",
-            scored.len(),
-            choose.seeds
-        );
+        let why =
+            format!("highest {by} on {on} among {} scored models ({} protocol seeds each)", scored.len(), choose.seeds);
         Some(Choice { id: best.id.clone(), on: on.into(), by: by.into(), score, why })
     }
 
@@ -169,7 +169,14 @@ impl Engine<'_> {
                 ("adapter.kind", "lora".to_string()),
                 ("adapter.rank", rank.to_string()),
                 // Without a value of its own it follows the rank.
-                ("adapter.alpha", if varied("adapter.rank") && *alpha == 2.0 * *rank as f64 { "2 rank".into() } else { alpha.to_string() }),
+                (
+                    "adapter.alpha",
+                    if varied("adapter.rank") && *alpha == 2.0 * *rank as f64 {
+                        "2 rank".into()
+                    } else {
+                        alpha.to_string()
+                    },
+                ),
                 ("adapter.dropout", dropout.to_string()),
                 ("adapter.targets", targets.join(", ")),
             ]),
@@ -184,7 +191,8 @@ impl Engine<'_> {
         for variant in &record.variants {
             for (split, tasks) in [("dev", &variant.dev), ("test", &variant.test)] {
                 for task in tasks {
-                    let text = [&variant.id, &variant.label, &split.to_string(), &task.name, &task.task_type, &task.metric];
+                    let text =
+                        [&variant.id, &variant.label, &split.to_string(), &task.name, &task.task_type, &task.metric];
                     columns.iter_mut().zip(text).for_each(|(column, value)| column.push(value.clone()));
                     main.push(task.main_score);
                     mean.push(task.mean_over_seeds());

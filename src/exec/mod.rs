@@ -122,7 +122,9 @@ impl<'a> Engine<'a> {
             Work::Base => self.make_base(step),
             Work::Train { trial } => self.train(step, *trial),
             Work::Merge { merge } => self.merge(step, *merge),
-            Work::Score { model, split } => self.score(step, model, if *split == "dev" { Split::Dev } else { Split::Test }),
+            Work::Score { model, split } => {
+                self.score(step, model, if *split == "dev" { Split::Dev } else { Split::Test })
+            }
         }
     }
 

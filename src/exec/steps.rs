@@ -197,8 +197,7 @@ impl Engine<'_> {
                 log.tasks.push(record);
                 continue;
             }
-            let evaluation =
-                evaluate(spec, split, &data, &encoder, &protocol_seeds(seeds, 42), Protocol::default())?;
+            let evaluation = evaluate(spec, split, &data, &encoder, &protocol_seeds(seeds, 42), Protocol::default())?;
             if let Some(record) = to_record(spec, &evaluation) {
                 if let Some(path) = &kept {
                     write_json(path, &record)?;

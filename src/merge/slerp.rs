@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Tensor};
 
-use crate::model::{ModelError, ModelFiles};
 use crate::model::weights::Weights;
+use crate::model::{ModelError, ModelFiles};
 
 /// What is interpolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,10 @@ pub fn models(
     }
     let base = match (mode, base) {
         (Mode::Delta, None) => {
-            return Err(ModelError::file(&first.path, "SLERP of the changes needs the base that both models started from"));
+            return Err(ModelError::file(
+                &first.path,
+                "SLERP of the changes needs the base that both models started from",
+            ));
         }
         (Mode::Delta, Some(base)) => {
             check(base, first)?;

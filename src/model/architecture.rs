@@ -90,7 +90,9 @@ impl Architecture {
         let hidden_act = match config["hidden_act"].as_str().unwrap_or("gelu") {
             "gelu" => Activation::Gelu,
             "relu" => Activation::Relu,
-            other => return Err(fail(format!("hidden_act `{other}` is not supported; those supported are gelu, relu"))),
+            other => {
+                return Err(fail(format!("hidden_act `{other}` is not supported; those supported are gelu, relu")));
+            }
         };
         let bert = BertConfig {
             vocab_size: fields.count("vocab_size", None, 1)?,
@@ -111,7 +113,10 @@ impl Architecture {
             )));
         }
         if bert.max_tokens() < 2 {
-            return Err(fail(format!("max_position_embeddings {} leaves no room for text", bert.max_position_embeddings)));
+            return Err(fail(format!(
+                "max_position_embeddings {} leaves no room for text",
+                bert.max_position_embeddings
+            )));
         }
         Ok(Self::Bert(bert))
     }

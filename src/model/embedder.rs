@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 
+use super::ModelError;
 use super::architecture::Architecture;
 use super::bert::Bert;
 use super::files::ModelFiles;
 use super::layout::HeadSpec;
 use super::parameters::{Parameters, Taken, Trainable};
 use super::weights::Weights;
-use super::ModelError;
 use crate::adapter::Adapter;
 use crate::nn::PackedBatch;
 use crate::nn::activation::Activation;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde_json::{Value, json};
 
+use super::ModelError;
 use super::architecture::Architecture;
 use super::layout::{HeadSpec, Layout, read_json};
 use super::tokenizer::TextTokenizer;
 use super::weights::{self, Weights};
-use super::ModelError;
 use crate::data::atomic;
 
 /// A model's content, in memory.

@@ -168,8 +168,7 @@ impl Layout {
     fn read_prompts(&mut self, path: &Path) -> Result<(), ModelError> {
         let config = read_optional(path)?;
         if let Some(named) = config["prompts"].as_object() {
-            self.prompts.named =
-                named.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect();
+            self.prompts.named = named.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect();
         }
         self.prompts.default_name = config["default_prompt_name"].as_str().map(String::from);
         if let Some(similarity) = config["similarity_fn_name"].as_str() {
@@ -255,13 +254,12 @@ impl Layout {
 
 fn read_dense(path: &Path, place: &str) -> Result<HeadSpec, ModelError> {
     let config = read_json(path)?;
-    let size = |key: &str| {
-        config[key]
-            .as_u64()
-            .filter(|v| (1..1 << 24).contains(v))
-            .map(|v| v as usize)
-            .ok_or_else(|| ModelError::file(path, format!("{key} = {}: must be a whole number from 1", config[key])))
-    };
+    let size =
+        |key: &str| {
+            config[key].as_u64().filter(|v| (1..1 << 24).contains(v)).map(|v| v as usize).ok_or_else(|| {
+                ModelError::file(path, format!("{key} = {}: must be a whole number from 1", config[key]))
+            })
+        };
     let name = config["activation_function"].as_str().unwrap_or("torch.nn.modules.activation.Tanh");
     let activation = match name.rsplit('.').next().unwrap_or_default() {
         "Tanh" => Activation::Tanh,
@@ -269,7 +267,8 @@ fn read_dense(path: &Path, place: &str) -> Result<HeadSpec, ModelError> {
         "ReLU" => Activation::Relu,
         "GELU" => Activation::Gelu,
         _ => {
-            let message = format!("activation_function `{name}` is not known; those known are Tanh, Identity, ReLU, GELU");
+            let message =
+                format!("activation_function `{name}` is not known; those known are Tanh, Identity, ReLU, GELU");
             return Err(ModelError::file(path, message));
         }
     };

@@ -11,7 +11,8 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{
-    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer,
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    Tokenizer,
 };
 
 use super::ModelError;
@@ -123,10 +124,7 @@ fn draw_weights(spec: &ScratchSpec, vocabulary: usize) -> Result<Weights, ModelE
             ("output.dense", hidden, inner),
         ] {
             matrices.push((format!("{}.weight", at(module)), rows, columns));
-            weights.insert(
-                format!("{}.bias", at(module)),
-                Tensor::zeros(rows, candle_core::DType::F32, &Device::Cpu)?,
-            );
+            weights.insert(format!("{}.bias", at(module)), Tensor::zeros(rows, candle_core::DType::F32, &Device::Cpu)?);
         }
         norms.extend([at("attention.output.LayerNorm"), at("output.LayerNorm")]);
     }

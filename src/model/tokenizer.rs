@@ -23,7 +23,12 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// Where neither file is there or can be read.
-    pub fn load(folder: &Path, max_length: usize, lower_case: bool, config: &serde_json::Value) -> Result<Self, ModelError> {
+    pub fn load(
+        folder: &Path,
+        max_length: usize,
+        lower_case: bool,
+        config: &serde_json::Value,
+    ) -> Result<Self, ModelError> {
         let json = folder.join("tokenizer.json");
         let vocab = folder.join("vocab.txt");
         let inner = if json.is_file() {
@@ -78,8 +83,7 @@ impl TextTokenizer {
                 if self.lower_case { text.to_lowercase() } else { text }
             })
             .collect();
-        let encodings =
-            self.inner.encode_batch_fast(inputs, true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let encodings = self.inner.encode_batch_fast(inputs, true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
@@ -92,8 +96,7 @@ impl TextTokenizer {
         if prompt.is_empty() {
             return Ok(0);
         }
-        let encoding =
-            self.inner.encode_fast(prompt, true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let encoding = self.inner.encode_fast(prompt, true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         let closes = encoding.get_special_tokens_mask().last() == Some(&1);
         Ok(encoding.get_ids().len() - usize::from(closes))
     }
@@ -111,12 +114,14 @@ fn from_vocabulary(vocab: &Path, config: &serde_json::Value) -> Result<Tokenizer
         .map_err(|e| ModelError::file(vocab, format!("not a WordPiece vocabulary: {e}")))?;
     let mut tokenizer = Tokenizer::new(model);
     let flag = |key: &str, default: bool| config[key].as_bool().unwrap_or(default);
-    tokenizer.with_normalizer(Some(BertNormalizer::new(
-        true,
-        flag("tokenize_chinese_chars", true),
-        config["strip_accents"].as_bool(),
-        flag("do_lower_case", true),
-    ))).map_err(|e| ModelError::file(vocab, e.to_string()))?;
+    tokenizer
+        .with_normalizer(Some(BertNormalizer::new(
+            true,
+            flag("tokenize_chinese_chars", true),
+            config["strip_accents"].as_bool(),
+            flag("do_lower_case", true),
+        )))
+        .map_err(|e| ModelError::file(vocab, e.to_string()))?;
     tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
     let id = |token: &str| {
         tokenizer.token_to_id(token).ok_or_else(|| ModelError::file(vocab, format!("has no token `{token}`")))

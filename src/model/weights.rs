@@ -19,7 +19,10 @@ pub fn find(folder: &Path) -> Result<PathBuf, ModelError> {
         .map(|name| folder.join(name))
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            ModelError::file(folder, "no weights here: expected model.safetensors, its .index.json, or pytorch_model.bin")
+            ModelError::file(
+                folder,
+                "no weights here: expected model.safetensors, its .index.json, or pytorch_model.bin",
+            )
         })
 }
 
@@ -41,8 +44,9 @@ fn read_safetensors(path: &Path) -> Result<Weights, ModelError> {
     let file = std::fs::File::open(path).map_err(|e| ModelError::io(path, e))?;
     // SAFETY: the map is read once, here; a file changed by others meanwhile gives other values, checked below.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| ModelError::io(path, e))?;
-    let parsed = SafeTensors::deserialize(&bytes)
-        .map_err(|e| ModelError::file(path, format!("not a whole safetensors file ({e}): copy or download it again")))?;
+    let parsed = SafeTensors::deserialize(&bytes).map_err(|e| {
+        ModelError::file(path, format!("not a whole safetensors file ({e}): copy or download it again"))
+    })?;
     let mut weights = Weights::new();
     for (name, view) in parsed.tensors() {
         if matches!(view.dtype(), Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL) {
@@ -142,10 +146,7 @@ pub fn write(path: &Path, weights: &Weights) -> Result<(), ModelError> {
 /// `gamma` and `beta` of old TensorFlow conversions.
 pub fn canonical(weights: Weights) -> Weights {
     const ANCHOR: &str = "embeddings.word_embeddings.weight";
-    let prefix = weights
-        .keys()
-        .find_map(|name| name.strip_suffix(ANCHOR).map(str::to_string))
-        .unwrap_or_default();
+    let prefix = weights.keys().find_map(|name| name.strip_suffix(ANCHOR).map(str::to_string)).unwrap_or_default();
     weights
         .into_iter()
         .filter_map(|(name, tensor)| {

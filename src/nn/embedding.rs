@@ -30,7 +30,12 @@ impl Embedding {
         let (places, width) = self.position.dims2()?;
         let (types, type_width) = self.token_type.dims2()?;
         if width != hidden || type_width != hidden || types == 0 || ids.len() != positions.len() {
-            bail!("{NAME}: tables {:?}, {:?}, {:?} do not fit", self.word.dims(), self.position.dims(), self.token_type.dims());
+            bail!(
+                "{NAME}: tables {:?}, {:?}, {:?} do not fit",
+                self.word.dims(),
+                self.position.dims(),
+                self.token_type.dims()
+            );
         }
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             bail!("{NAME}: token id {id} is outside the vocabulary of {vocabulary}");

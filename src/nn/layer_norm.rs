@@ -46,7 +46,12 @@ impl LayerNorm {
     fn checked(&self, x: &Tensor) -> Result<()> {
         let (_, hidden) = x.dims2()?;
         if self.weight.dims() != [hidden] || self.bias.dims() != [hidden] {
-            bail!("{NAME}: weight {:?} and bias {:?} do not fit x {:?}", self.weight.dims(), self.bias.dims(), x.dims());
+            bail!(
+                "{NAME}: weight {:?} and bias {:?} do not fit x {:?}",
+                self.weight.dims(),
+                self.bias.dims(),
+                x.dims()
+            );
         }
         Ok(())
     }
@@ -116,8 +121,7 @@ impl CustomOp3 for Normalise {
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let width = params.dims()[1];
-        let (tracks_input, tracks_params) =
-            (x.track_op() || (self.residual && residual.track_op()), params.track_op());
+        let (tracks_input, tracks_params) = (x.track_op() || (self.residual && residual.track_op()), params.track_op());
         with_values(NAME, [x, params, residual, dout], |[xs, ps, rs, dy]| {
             let rs = self.residual(rs);
             let dx = if tracks_input {

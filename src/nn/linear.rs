@@ -51,7 +51,12 @@ impl Linear {
         if let Some(lora) = &lora {
             let rank = lora.a.dims2()?.0;
             if lora.a.dims() != [rank, inputs] || lora.b.dims() != [outputs, rank] {
-                bail!("{NAME}: adapter {:?}, {:?} does not fit weight {:?}", lora.a.dims(), lora.b.dims(), weight.dims());
+                bail!(
+                    "{NAME}: adapter {:?}, {:?} does not fit weight {:?}",
+                    lora.a.dims(),
+                    lora.b.dims(),
+                    weight.dims()
+                );
             }
         }
         Ok(Self { weight, bias, lora })
@@ -134,7 +139,13 @@ fn affine(x: &[f32], rows: usize, weight: &[f32], bias: Option<&[f32]>) -> Vec<f
         out.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
     }
     if rows > 0 {
-        multiply(&mut out, bias.is_some(), 1.0, Operand::new(x, rows, inputs), Operand::new(weight, outputs, inputs).t());
+        multiply(
+            &mut out,
+            bias.is_some(),
+            1.0,
+            Operand::new(x, rows, inputs),
+            Operand::new(weight, outputs, inputs).t(),
+        );
     }
     out
 }

@@ -113,7 +113,11 @@ mod tests {
     }
 
     fn example(query: u64, positive: u64, negatives: &[u64]) -> Example {
-        Example { query: text(query), positive: text(positive), negatives: negatives.iter().map(|&n| text(n)).collect() }
+        Example {
+            query: text(query),
+            positive: text(positive),
+            negatives: negatives.iter().map(|&n| text(n)).collect(),
+        }
     }
 
     #[test]

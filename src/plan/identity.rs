@@ -60,7 +60,12 @@ pub fn folder_fingerprint(folder: &Path) -> Result<String, PlanError> {
     Ok(hex(&hasher.finalize()[..12]))
 }
 
-fn collect(root: &Path, folder: &Path, depth: usize, files: &mut Vec<(String, std::path::PathBuf)>) -> Result<(), PlanError> {
+fn collect(
+    root: &Path,
+    folder: &Path,
+    depth: usize,
+    files: &mut Vec<(String, std::path::PathBuf)>,
+) -> Result<(), PlanError> {
     let io = |source| PlanError::Io { path: folder.into(), source };
     for entry in std::fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();

@@ -252,7 +252,8 @@ fn pair_up(config: &Config, trials: &[TrialPlan]) -> Result<Vec<MergePlan>, Plan
     for slerp in &config.merge {
         let has = |trial: &TrialPlan, wanted: &[(String, String)]| {
             wanted.iter().all(|(k, v)| {
-                trial.trial.axes.iter().any(|(key, value)| key == k && value == v) || (k == "name" && *v == trial.trial.label)
+                trial.trial.axes.iter().any(|(key, value)| key == k && value == v)
+                    || (k == "name" && *v == trial.trial.label)
             })
         };
         let free = |trial: &TrialPlan| -> Vec<(String, String)> {
@@ -422,8 +423,16 @@ impl Builder {
         for (trial, plan) in trials.iter().enumerate() {
             for &step in &plan.checkpoints {
                 if step == plan.steps || config.score.all_checkpoints {
-                    let title = if step == plan.steps { plan.trial.label.clone() } else { format!("{} @{step}", plan.trial.label) };
-                    models.push((ModelRef::Checkpoint { trial, step }, format!("{}#{step}", self.trained[trial]), title));
+                    let title = if step == plan.steps {
+                        plan.trial.label.clone()
+                    } else {
+                        format!("{} @{step}", plan.trial.label)
+                    };
+                    models.push((
+                        ModelRef::Checkpoint { trial, step },
+                        format!("{}#{step}", self.trained[trial]),
+                        title,
+                    ));
                 }
             }
         }

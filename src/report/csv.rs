@@ -27,7 +27,12 @@ pub fn tables(run: &RunRecord) -> Vec<(&'static str, String)> {
             VariantKind::Merged { alpha, .. } => ("merged", format!("{alpha:.6}"), String::new()),
         };
         for (key, value) in variant.settings.iter().chain(&run.settings) {
-            settings.push_str(&format!("{},{kind},{alpha},{step},{},{}\n", quote(&variant.label), quote(key), quote(value)));
+            settings.push_str(&format!(
+                "{},{kind},{alpha},{step},{},{}\n",
+                quote(&variant.label),
+                quote(key),
+                quote(value)
+            ));
         }
     }
     let mut alpha = String::from("first,second,alpha,dev_score,low,high,chosen\n");

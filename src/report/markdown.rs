@@ -79,7 +79,8 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
     let _ = writeln!(out, "**Chosen: {}** ({}).\n", variant.label, choice.why);
     if let VariantKind::Merged { first, second, alpha, auto } = &variant.kind {
         let how = if *auto { "found on dev" } else { "given" };
-        let _ = writeln!(out, "- α = {alpha:.3} ({how}): {:.0} % of the way from `{first}` to `{second}`.", 100.0 * alpha);
+        let _ =
+            writeln!(out, "- α = {alpha:.3} ({how}): {:.0} % of the way from `{first}` to `{second}`.", 100.0 * alpha);
     }
     if !variant.settings.is_empty() {
         let text: Vec<String> = variant.settings.iter().map(|(k, v)| format!("{k} = {v}")).collect();
@@ -161,7 +162,8 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
 /// Columns of a score table: heading and rule.
 fn columns(statistics: &Statistics, on: &str) -> Vec<(String, String)> {
     let tasks = statistics.tasks_on(on);
-    let mut columns = vec![("Mean (Task)".to_string(), "mean_task".to_string()), ("Mean (TaskType)".into(), "mean_task_type".into())];
+    let mut columns =
+        vec![("Mean (Task)".to_string(), "mean_task".to_string()), ("Mean (TaskType)".into(), "mean_task_type".into())];
     let mut kinds: Vec<&String> = Vec::new();
     for (_, kind) in &tasks {
         if !kinds.contains(&kind) {
@@ -189,10 +191,8 @@ fn table(out: &mut String, run: &RunRecord, statistics: &Statistics, on: &str, r
     let headings: Vec<&str> = columns.iter().map(|c| c.0.as_str()).collect();
     let _ = writeln!(out, "| Variant | {} |", headings.join(" | "));
     let _ = writeln!(out, "|---|{}", "---:|".repeat(columns.len()));
-    let cells: Vec<Vec<Option<Estimate>>> = rows
-        .iter()
-        .map(|&row| columns.iter().map(|(_, rule)| value(statistics, on, row, rule)).collect())
-        .collect();
+    let cells: Vec<Vec<Option<Estimate>>> =
+        rows.iter().map(|&row| columns.iter().map(|(_, rule)| value(statistics, on, row, rule)).collect()).collect();
     let best: Vec<Option<String>> = (0..columns.len())
         .map(|c| {
             let top = cells.iter().filter_map(|row| row[c].map(|e| e.score)).fold(f64::NEG_INFINITY, f64::max);
@@ -244,7 +244,10 @@ fn alpha(out: &mut String, run: &RunRecord, statistics: &Statistics) {
         "α is the weight of the second model: 0 is the first, 1 the second. It was searched on dev: a coarse grid, then halving \
          around the best.\n\n",
     );
-    let _ = writeln!(out, "| First (α = 0) | Second (α = 1) | α | dev at α | dev at 0 | dev at 1 | test at α | evaluations | nearly parallel |");
+    let _ = writeln!(
+        out,
+        "| First (α = 0) | Second (α = 1) | α | dev at α | dev at 0 | dev at 1 | test at α | evaluations | nearly parallel |"
+    );
     out.push_str("|---|---|---:|---:|---:|---:|---:|---:|---:|\n");
     for search in &run.searches {
         let at = |alpha: f64| search.points.iter().find(|p| p.alpha == alpha).map_or(f64::NAN, |p| p.score);
@@ -299,7 +302,8 @@ fn settings(out: &mut String, run: &RunRecord, finals: &[usize]) {
         return;
     }
     let keys: Vec<&str> = run.axes.iter().map(|(k, _)| k.as_str()).collect();
-    let _ = writeln!(out, "| Variant | {} | α |", keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(" | "));
+    let _ =
+        writeln!(out, "| Variant | {} | α |", keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(" | "));
     let _ = writeln!(out, "|---|{}", "---|".repeat(keys.len() + 1));
     for &i in finals {
         let v: &Variant = &run.variants[i];

@@ -95,11 +95,8 @@ impl Statistics {
     fn mean(&self, on: &str, variant: usize, rule: &str) -> Option<(f64, Vec<f64>)> {
         let all = self.tasks_on(on);
         let side = self.side(on).get(variant)?;
-        let chosen: Vec<_> = side
-            .tasks
-            .iter()
-            .filter(|t| rule.strip_prefix("type:").is_none_or(|kind| kind == t.1))
-            .collect();
+        let chosen: Vec<_> =
+            side.tasks.iter().filter(|t| rule.strip_prefix("type:").is_none_or(|kind| kind == t.1)).collect();
         let wanted = all.iter().filter(|t| rule.strip_prefix("type:").is_none_or(|kind| kind == t.1)).count();
         if chosen.is_empty() || chosen.len() != wanted {
             return None;
@@ -137,11 +134,7 @@ impl Statistics {
     pub fn difference(&self, on: &str, first: usize, second: usize, rule: &str) -> Option<Difference> {
         let ((a, ra), (b, rb)) = (self.mean(on, first, rule)?, self.mean(on, second, rule)?);
         let drawn: Vec<f64> = ra.iter().zip(&rb).map(|(x, y)| x - y).collect();
-        Some(Difference {
-            difference: a - b,
-            interval: interval(&drawn, 0.95),
-            p: bootstrap::paired_p_value(&ra, &rb),
-        })
+        Some(Difference { difference: a - b, interval: interval(&drawn, 0.95), p: bootstrap::paired_p_value(&ra, &rb) })
     }
 
     /// Share of the replicates in which each of the variants is the best under a rule.

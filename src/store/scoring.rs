@@ -50,8 +50,7 @@ pub fn combine(records: &[TaskRecord], values: &[f64], by: &str) -> Option<f64> 
     match by {
         "mean_task" => aggregate::mean_task(&scores),
         "mean_task_type" => {
-            let typed: Vec<(&str, Option<f64>)> =
-                records.iter().map(|r| r.task_type.as_str()).zip(scores).collect();
+            let typed: Vec<(&str, Option<f64>)> = records.iter().map(|r| r.task_type.as_str()).zip(scores).collect();
             aggregate::mean_task_type(&typed)
         }
         task => records.iter().position(|r| r.name == task).map(|i| values[i]),

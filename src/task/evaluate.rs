@@ -50,7 +50,9 @@ pub fn evaluate(
 ) -> Result<Evaluation, TaskError> {
     let context = Context { spec, split, encoder };
     let seeds = match data {
-        TaskData::Sts { first, second, gold } => vec![(seeds.first().copied().unwrap_or(42), context.sts(first, second, gold)?)],
+        TaskData::Sts { first, second, gold } => {
+            vec![(seeds.first().copied().unwrap_or(42), context.sts(first, second, gold)?)]
+        }
         TaskData::Classification { train, eval } => {
             let draw = |seed| {
                 classification::training_rows(
@@ -68,12 +70,7 @@ pub fn evaluate(
         }
         TaskData::Multilabel { train, eval } => {
             let draw = |seed| {
-                multilabel::training_rows(
-                    &train.1,
-                    spec.settings.samples_per_label,
-                    spec.settings.n_experiments,
-                    seed,
-                )
+                multilabel::training_rows(&train.1, spec.settings.samples_per_label, spec.settings.n_experiments, seed)
             };
             let experiments = context.draw(seeds, draw)?;
             let (rows, experiments) = union(experiments);
@@ -136,8 +133,7 @@ impl Context<'_> {
 
     /// Embeddings of some training rows and of all evaluated rows, in one pass of the encoder.
     fn both(&self, train: &[String], rows: &[usize], eval: &[String]) -> Result<(Matrix, Matrix), TaskError> {
-        let texts: Vec<&str> =
-            rows.iter().map(|&i| train[i].as_str()).chain(eval.iter().map(String::as_str)).collect();
+        let texts: Vec<&str> = rows.iter().map(|&i| train[i].as_str()).chain(eval.iter().map(String::as_str)).collect();
         let all = self.encode(&texts)?;
         let first: Vec<usize> = (0..rows.len()).collect();
         let second: Vec<usize> = (rows.len()..texts.len()).collect();

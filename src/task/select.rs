@@ -95,7 +95,8 @@ fn glob(pattern: &str, text: &str) -> bool {
 /// The tasks of a folder and of the folders in it, by file name.
 fn folder(place: &Path) -> Result<Vec<TaskSpec>, TaskError> {
     let mut files = Vec::new();
-    collect(place, 0, &mut files).map_err(|e| unknown(&place.display().to_string(), format!("cannot be listed: {e}")))?;
+    collect(place, 0, &mut files)
+        .map_err(|e| unknown(&place.display().to_string(), format!("cannot be listed: {e}")))?;
     files.sort();
     if files.is_empty() {
         return Err(unknown(&place.display().to_string(), "the folder holds no task files (*.yaml)".into()));

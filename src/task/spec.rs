@@ -233,7 +233,13 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
             if let Some(split) = split
                 && !files.contains_key(split)
             {
-                s.fault(key, format!("data.files has no such split; it has {}", files.keys().cloned().collect::<Vec<_>>().join(", ")));
+                s.fault(
+                    key,
+                    format!(
+                        "data.files has no such split; it has {}",
+                        files.keys().cloned().collect::<Vec<_>>().join(", ")
+                    ),
+                );
             }
         }
     }

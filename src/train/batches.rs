@@ -64,11 +64,12 @@ impl Rows {
             *identities.entry(text).or_insert(next)
         };
         let mut truncated = 0;
-        let mut side = |texts: &[&'_ str], tokenizer: &TextTokenizer, prompt: &str| -> Result<Vec<Arc<Vec<u32>>>, TrainError> {
-            let ids = tokenizer.encode(texts, prompt)?;
-            truncated += ids.iter().filter(|ids| ids.len() >= tokenizer.max_length()).count();
-            Ok(ids.into_iter().map(Arc::new).collect())
-        };
+        let mut side =
+            |texts: &[&'_ str], tokenizer: &TextTokenizer, prompt: &str| -> Result<Vec<Arc<Vec<u32>>>, TrainError> {
+                let ids = tokenizer.encode(texts, prompt)?;
+                truncated += ids.iter().filter(|ids| ids.len() >= tokenizer.max_length()).count();
+                Ok(ids.into_iter().map(Arc::new).collect())
+            };
         let query_ids = side(&queries, sides.tokenizers.0, sides.prompts.0)?;
         let mut document_ids = side(&documents, sides.tokenizers.1, sides.prompts.1)?.into_iter();
         let mut out = Vec::with_capacity(rows.len());
@@ -120,7 +121,8 @@ impl Rows {
             .filter_map(|&i| {
                 let row = &self.rows[i];
                 let positive = row.positives.choose(&mut rng)?.clone();
-                let negatives = row.negatives.sample(&mut rng, hard_negatives.min(row.negatives.len())).cloned().collect();
+                let negatives =
+                    row.negatives.sample(&mut rng, hard_negatives.min(row.negatives.len())).cloned().collect();
                 Some(Example { query: row.query.clone(), positive, negatives })
             })
             .collect()

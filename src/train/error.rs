@@ -18,7 +18,9 @@ pub enum TrainError {
         name: String,
     },
     /// Gradient descent blew up.
-    #[error("step {step}: the gradient of `{name}` is not finite: lower train.lr, or raise loss.temperature or train.warmup")]
+    #[error(
+        "step {step}: the gradient of `{name}` is not finite: lower train.lr, or raise loss.temperature or train.warmup"
+    )]
     NonFiniteGradient {
         /// Optimizer step, from 1.
         step: usize,

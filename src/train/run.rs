@@ -123,13 +123,19 @@ pub fn linear_layers(files: &ModelFiles) -> BTreeMap<String, (usize, usize)> {
             let module = name.strip_suffix(".weight")?;
             let (outputs, inputs) = tensor.dims2().ok()?;
             // Embedding tables are no linear layers, and the pooler is never run.
-            (!module.contains("embeddings") && !module.starts_with("pooler")).then(|| (module.into(), (outputs, inputs)))
+            (!module.contains("embeddings") && !module.starts_with("pooler"))
+                .then(|| (module.into(), (outputs, inputs)))
         })
         .collect()
 }
 
 /// Builds the model to train: an adapter on frozen weights, or the weights themselves.
-fn build(files: &ModelFiles, settings: &Settings, device: &Device, start: Option<Adapter>) -> Result<Embedder, TrainError> {
+fn build(
+    files: &ModelFiles,
+    settings: &Settings,
+    device: &Device,
+    start: Option<Adapter>,
+) -> Result<Embedder, TrainError> {
     let Some((spec, targets)) = &settings.adapter else {
         let trainable = |name: &str| {
             !name.starts_with("pooler") && !settings.freeze.iter().any(|p| glob(p.as_bytes(), name.as_bytes()))
@@ -141,12 +147,8 @@ fn build(files: &ModelFiles, settings: &Settings, device: &Device, start: Option
         Some(adapter) => adapter,
         None => Adapter::init(spec.clone(), targets, &linear_layers(files), settings.seed).map_err(TrainError::Data)?,
     };
-    let options = BuildOptions {
-        device: device.clone(),
-        adapter: Some(&adapter),
-        adapter_trainable: true,
-        ..Default::default()
-    };
+    let options =
+        BuildOptions { device: device.clone(), adapter: Some(&adapter), adapter_trainable: true, ..Default::default() };
     Ok(Embedder::build(files, &options)?)
 }
 
@@ -194,8 +196,7 @@ pub fn run(run: &Run<'_>) -> Result<(Output, Embedder), TrainError> {
     } else {
         (tokenizer.prompt_tokens(prompts.0)?, tokenizer.prompt_tokens(prompts.1)?)
     };
-    let objective =
-        Contrastive { direction: settings.direction, temperature: settings.temperature, prompt_tokens };
+    let objective = Contrastive { direction: settings.direction, temperature: settings.temperature, prompt_tokens };
     let batches = run.fixed_batches.map_or_else(|| rows.batches(settings.batch, settings.hard_negatives), <[_]>::len);
     let steps = steps_of(batches, settings.accumulate, settings.epochs, settings.max_steps);
     let saves = checkpoint_steps(settings.save_every, steps);
@@ -242,7 +243,9 @@ pub fn run(run: &Run<'_>) -> Result<(Output, Embedder), TrainError> {
                 out.tokens += examples
                     .iter()
                     .map(|e| {
-                        e.query.ids.len() + e.positive.ids.len() + e.negatives.iter().map(|n| n.ids.len()).sum::<usize>()
+                        e.query.ids.len()
+                            + e.positive.ids.len()
+                            + e.negatives.iter().map(|n| n.ids.len()).sum::<usize>()
                     })
                     .sum::<usize>();
             }

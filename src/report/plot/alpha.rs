@@ -3,7 +3,7 @@
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::{Chart, INK, FAINT, color, fail, padded, short, text};
+use super::{Chart, FAINT, INK, color, fail, padded, short, text};
 use crate::store::record::{AlphaSearch, RunRecord};
 
 /// Curves of all searches.

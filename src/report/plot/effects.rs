@@ -21,39 +21,45 @@ pub struct Effect {
 impl Effect {
     /// One an axis with at least two values.
     pub fn all(run: &RunRecord, statistics: &Statistics) -> Vec<Self> {
-        run.axes.iter().filter(|(_, values)| values.len() > 1).filter_map(|(key, values)| {
-            let mut groups: Vec<String> = Vec::new();
-            let mut points = Vec::new();
-            for (i, v) in run.variants.iter().enumerate() {
-                if !is_final(v) || !matches!(v.kind, VariantKind::Trained { .. }) {
-                    continue;
+        run.axes
+            .iter()
+            .filter(|(_, values)| values.len() > 1)
+            .filter_map(|(key, values)| {
+                let mut groups: Vec<String> = Vec::new();
+                let mut points = Vec::new();
+                for (i, v) in run.variants.iter().enumerate() {
+                    if !is_final(v) || !matches!(v.kind, VariantKind::Trained { .. }) {
+                        continue;
+                    }
+                    let Some(at) = v.settings.get(key).and_then(|value| values.iter().position(|x| x == value)) else {
+                        continue;
+                    };
+                    let others: Vec<String> = run
+                        .axes
+                        .iter()
+                        .filter(|(k, _)| k != key)
+                        .filter_map(|(k, _)| Some(format!("{} {}", k.rsplit('.').next()?, v.settings.get(k)?)))
+                        .collect();
+                    let group = others.join(", ");
+                    let place = groups.iter().position(|g| *g == group).unwrap_or_else(|| {
+                        groups.push(group.clone());
+                        groups.len() - 1
+                    });
+                    if let Some(estimate) = statistics.estimate("test", i, "mean_task_type") {
+                        points.push((at, place, estimate));
+                    }
                 }
-                let Some(at) = v.settings.get(key).and_then(|value| values.iter().position(|x| x == value)) else { continue };
-                let others: Vec<String> = run
-                    .axes
+                let base = run
+                    .variants
                     .iter()
-                    .filter(|(k, _)| k != key)
-                    .filter_map(|(k, _)| Some(format!("{} {}", k.rsplit('.').next()?, v.settings.get(k)?)))
-                    .collect();
-                let group = others.join(", ");
-                let place = groups.iter().position(|g| *g == group).unwrap_or_else(|| {
-                    groups.push(group.clone());
-                    groups.len() - 1
-                });
-                if let Some(estimate) = statistics.estimate("test", i, "mean_task_type") {
-                    points.push((at, place, estimate));
-                }
-            }
-            let base = run
-                .variants
-                .iter()
-                .position(|v| v.kind == VariantKind::Base)
-                .and_then(|b| statistics.estimate("test", b, "mean_task_type"))
-                .map(|e| 100.0 * e.score);
-            let all = points.iter().flat_map(|(_, _, e)| [e.score, e.interval.0, e.interval.1]).map(|v| 100.0 * v);
-            let range = padded(all.chain(base))?;
-            Some(Self { key: key.clone(), values: values.clone(), points, groups, base, range })
-        }).collect()
+                    .position(|v| v.kind == VariantKind::Base)
+                    .and_then(|b| statistics.estimate("test", b, "mean_task_type"))
+                    .map(|e| 100.0 * e.score);
+                let all = points.iter().flat_map(|(_, _, e)| [e.score, e.interval.0, e.interval.1]).map(|v| 100.0 * v);
+                let range = padded(all.chain(base))?;
+                Some(Self { key: key.clone(), values: values.clone(), points, groups, base, range })
+            })
+            .collect()
     }
 }
 
@@ -102,22 +108,22 @@ impl Chart for Effect {
             .map_err(fail)?;
         if let Some(base) = self.base {
             let line = [(-0.5, base), (last + 0.5, base)];
-            chart.draw_series(DashedLineSeries::new(line, 6 * scale, 4 * scale, INK.stroke_width(scale))).map_err(fail)?;
+            chart
+                .draw_series(DashedLineSeries::new(line, 6 * scale, 4 * scale, INK.stroke_width(scale)))
+                .map_err(fail)?;
         }
         let spread = 0.36 / self.groups.len().max(1) as f64;
         for group in 0..self.groups.len() {
             let shift = (group as f64 - (self.groups.len() as f64 - 1.0) / 2.0) * spread;
-            let own: Vec<(f64, Estimate)> = self
-                .points
-                .iter()
-                .filter(|p| p.1 == group)
-                .map(|(at, _, e)| (*at as f64 + shift, *e))
-                .collect();
+            let own: Vec<(f64, Estimate)> =
+                self.points.iter().filter(|p| p.1 == group).map(|(at, _, e)| (*at as f64 + shift, *e)).collect();
             let line = own.iter().map(|(x, e)| (*x, 100.0 * e.score));
             chart.draw_series(LineSeries::new(line, color(group).mix(0.6).stroke_width(scale))).map_err(fail)?;
             for (x, e) in &own {
                 let bar = vec![(*x, 100.0 * e.interval.0), (*x, 100.0 * e.interval.1)];
-                chart.draw_series(std::iter::once(PathElement::new(bar, color(group).stroke_width(scale)))).map_err(fail)?;
+                chart
+                    .draw_series(std::iter::once(PathElement::new(bar, color(group).stroke_width(scale))))
+                    .map_err(fail)?;
                 let dot = Circle::new((*x, 100.0 * e.score), 4 * scale, color(group).filled());
                 chart.draw_series(std::iter::once(dot)).map_err(fail)?;
             }

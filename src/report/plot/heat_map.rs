@@ -72,7 +72,8 @@ impl Chart for HeatMap {
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: u32) -> Result<(), String> {
         let s = scale as i32;
-        area.draw(&Text::new("Test score minus the base's, points", (12 * s, 10 * s), text(16, scale))).map_err(fail)?;
+        area.draw(&Text::new("Test score minus the base's, points", (12 * s, 10 * s), text(16, scale)))
+            .map_err(fail)?;
         for (c, name) in self.columns.iter().enumerate() {
             // Slanted names would need a rotation that the backends lack; two levels of level ones do not collide.
             let x = LEFT + CELL.0 * c as i32 + CELL.0 / 2;
@@ -94,7 +95,8 @@ impl Chart for HeatMap {
                 let dark = value.is_some_and(|v| v.abs() / self.largest > 0.62);
                 let ink = if dark { WHITE } else { INK };
                 let label = value.map_or("–".into(), |v| format!("{v:+.1}"));
-                let style = ("sans-serif", 11 * scale).into_font().color(&ink).pos(Pos::new(HPos::Center, VPos::Center));
+                let style =
+                    ("sans-serif", 11 * scale).into_font().color(&ink).pos(Pos::new(HPos::Center, VPos::Center));
                 let middle = ((x + CELL.0 / 2) * s, (y + CELL.1 / 2) * s);
                 area.draw(&Text::new(label, middle, style)).map_err(fail)?;
             }

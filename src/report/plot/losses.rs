@@ -108,9 +108,7 @@ impl Chart for Curves {
             chart
                 .draw_series(LineSeries::new(line.train.iter().copied(), color(i).mix(0.8).stroke_width(2 * scale)))
                 .map_err(fail)?;
-            chart
-                .draw_series(line.dev.iter().map(|p| Circle::new(*p, 4 * scale, color(i).filled())))
-                .map_err(fail)?;
+            chart.draw_series(line.dev.iter().map(|p| Circle::new(*p, 4 * scale, color(i).filled()))).map_err(fail)?;
         }
         let entries: Vec<(String, RGBColor)> =
             self.lines.iter().enumerate().map(|(i, l)| (short(&l.label, 30), color(i))).collect();

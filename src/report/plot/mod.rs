@@ -75,7 +75,8 @@ fn short(label: &str, most: usize) -> String {
 
 /// A range with some air around the values.
 fn padded(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let (low, high) = values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    let (low, high) =
+        values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     if low > high {
         return None;
     }
