@@ -26,6 +26,9 @@ pub struct Trial {
     pub config: Config,
 }
 
+/// Settings that a trial changes: dotted key and value.
+type Overrides = Vec<(String, Node)>;
+
 /// Most trials of a sweep.
 const MOST_TRIALS: usize = 10_000;
 
@@ -153,7 +156,7 @@ impl Document {
                 return faults.finish(Vec::new());
             }
         }
-        let mut points: Vec<(Option<String>, Vec<(String, Node)>)> = vec![(None, Vec::new())];
+        let mut points: Vec<(Option<String>, Overrides)> = vec![(None, Vec::new())];
         if !named.is_empty() {
             points = named.into_iter().map(|(name, set)| (Some(name), set)).collect();
         }
@@ -199,9 +202,9 @@ impl Document {
     }
 
     /// The variants of `trials`: name and settings.
-    fn named(&self) -> Result<Vec<(String, Vec<(String, Node)>)>, ConfigErrors> {
+    fn named(&self) -> Result<Vec<(String, Overrides)>, ConfigErrors> {
         let faults = Faults::new(&self.file);
-        let mut out: Vec<(String, Vec<(String, Node)>)> = Vec::new();
+        let mut out: Vec<(String, Overrides)> = Vec::new();
         let root = Reader::new(Some(&self.root), "", &self.root.origin, &faults);
         for item in root.items("trials") {
             let reader = Reader::new(Some(item), "trials", &item.origin, &faults);

@@ -13,7 +13,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with(path, |file| file.write_all(bytes))
 }
 
-/// As [`write`], with the content produced by `fill`.
+/// As [`write()`], with the content produced by `fill`.
 ///
 /// # Errors
 /// The operating system's or `fill`'s; the temporary file is removed.

@@ -61,6 +61,9 @@ pub trait Observer {
     fn ends(&self, number: usize, title: &str, seconds: Option<f64>);
 }
 
+/// Rows of tasks (by position) on a side, none where the task has no such side.
+type Loaded = BTreeMap<(usize, Split), Option<Rc<TaskData>>>;
+
 /// A run.
 pub struct Engine<'a> {
     /// The plan.
@@ -71,7 +74,7 @@ pub struct Engine<'a> {
     pub device: Device,
     /// Told what happens.
     pub observer: &'a dyn Observer,
-    data: RefCell<BTreeMap<(usize, Split), Option<Rc<TaskData>>>>,
+    data: RefCell<Loaded>,
     base: RefCell<Option<Rc<ModelFiles>>>,
 }
 

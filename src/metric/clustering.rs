@@ -24,7 +24,7 @@ pub fn v_measure(gold: &[usize], clusters: &[usize]) -> VMeasure {
     VMeasure { homogeneity, completeness, v_measure }
 }
 
-/// (MI − E[MI]) / ((H(gold) + H(clusters))/2 − E[MI]), the expectation under the hypergeometric model of random labellings
+/// (MI − E\[MI\]) / ((H(gold) + H(clusters))/2 − E\[MI\]), the expectation under the hypergeometric model of random labellings
 /// with the same cluster sizes; 1 where both lists have a single value or are empty.
 pub fn adjusted_mutual_information(gold: &[usize], clusters: &[usize]) -> f64 {
     let table = Contingency::new(gold, clusters);

@@ -106,7 +106,7 @@ impl Architecture {
             hidden_act,
             positions,
         };
-        if bert.hidden_size % bert.num_attention_heads != 0 {
+        if !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
             return Err(fail(format!(
                 "hidden_size {} is not a multiple of num_attention_heads {}",
                 bert.hidden_size, bert.num_attention_heads

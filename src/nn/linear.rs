@@ -130,8 +130,8 @@ pub fn product_transposed(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 /// `x Wᵀ + b` into a new buffer.
 fn affine(x: &[f32], rows: usize, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    let inputs = if rows == 0 { 0 } else { x.len() / rows };
-    let outputs = if inputs == 0 { bias.map_or(0, <[f32]>::len) } else { weight.len() / inputs };
+    let inputs = x.len().checked_div(rows).unwrap_or(0);
+    let outputs = weight.len().checked_div(inputs).unwrap_or_else(|| bias.map_or(0, <[f32]>::len));
     let mut out = buffer(rows * outputs);
     if let Some(bias) = bias
         && outputs > 0

@@ -255,7 +255,7 @@ pub fn run(run: &Run<'_>) -> Result<(Output, Embedder), TrainError> {
             out.seconds += start.elapsed().as_secs_f64();
             let step = optimizer.steps();
             (run.progress)(step, steps, loss);
-            let due = settings.eval_every.is_some_and(|every| step % every.max(1) == 0) || step == steps;
+            let due = settings.eval_every.is_some_and(|every| step.is_multiple_of(every.max(1))) || step == steps;
             if let (true, Some(result)) = (due, if due { evaluate()? } else { None }) {
                 out.dev.push(DevPoint { step, loss: result.loss, mrr: result.mrr });
             }

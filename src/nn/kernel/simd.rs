@@ -1,4 +1,4 @@
-//! One source, several instruction sets: [`multiversion!`] compiles a function for AVX-512, AVX2 and the baseline, and
+//! One source, several instruction sets: `multiversion!` compiles a function for AVX-512, AVX2 and the baseline, and
 //! calls the widest that this processor has.
 
 use std::sync::OnceLock;

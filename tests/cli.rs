@@ -1,0 +1,273 @@
+//! The binary from outside: results, resumption, and one clear error for each kind of bad input.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn embeval(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_embeval")).args(args).current_dir(root()).output().unwrap()
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Runs, expects the exit code, one line that holds every word, and no panic; returns standard error.
+fn fails(code: i32, words: &[&str], args: &[&str]) -> String {
+    let output = embeval(args);
+    let error = String::from_utf8_lossy(&output.stderr).to_string();
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{error}");
+    assert!(!error.contains("panicked"), "{error}");
+    assert!(output.stdout.is_empty(), "a failure prints no result");
+    for word in words {
+        assert!(error.contains(word), "`{word}` is missing in: {error}");
+    }
+    error
+}
+
+fn bert() -> PathBuf {
+    root().join("tests/data/models/bert")
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// A copy of the tiny BERT to spoil.
+fn spoiled() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy(&bert(), &model);
+    (folder, model)
+}
+
+/// A task file over rows given as JSON lines.
+fn task(folder: &Path, kind: &str, columns: &str, train: &str, test: &str) -> PathBuf {
+    std::fs::write(folder.join("train.jsonl"), train).unwrap();
+    std::fs::write(folder.join("test.jsonl"), test).unwrap();
+    let path = folder.join("Task.yaml");
+    let yaml = format!(
+        "name: Task\ntype: {kind}\ndata: {{files: {{train: train.jsonl, test: test.jsonl}}}}\nsplits: {{train: train, test: test}}\ncolumns: {columns}\n"
+    );
+    std::fs::write(&path, yaml).unwrap();
+    path
+}
+
+const STS: &str = "tasks/everyday/EverydaySTS.yaml";
+
+#[test]
+fn score_prints_one_json_document() {
+    let output = embeval(&["score", &text(&bert()), "--tasks", "tasks/everyday", "--format", "json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tasks = json["tasks"].as_array().unwrap();
+    assert_eq!(tasks.len(), 4);
+    for task in tasks {
+        let (low, high) = (task["ci95"][0].as_f64().unwrap(), task["ci95"][1].as_f64().unwrap());
+        let score = task["main_score"].as_f64().unwrap();
+        assert!(low <= score && score <= high, "{task}");
+    }
+    let mean = tasks.iter().map(|t| t["main_score"].as_f64().unwrap()).sum::<f64>() / 4.0;
+    assert!((json["mean_task"].as_f64().unwrap() - mean).abs() < 1e-12);
+}
+
+#[test]
+fn a_truncated_safetensors_file() {
+    let (_folder, model) = spoiled();
+    let path = model.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    fails(1, &["model.safetensors", "not a whole safetensors file"], &["score", &text(&model), "--tasks", STS]);
+}
+
+#[test]
+fn a_tensor_of_another_shape() {
+    let (_folder, model) = spoiled();
+    let path = model.join("config.json");
+    let config =
+        std::fs::read_to_string(&path).unwrap().replace("\"intermediate_size\": 64", "\"intermediate_size\": 48");
+    std::fs::write(&path, config).unwrap();
+    let words = ["encoder.layer.0.intermediate.dense.weight", "[48, 32]", "[64, 32]"];
+    fails(1, &words, &["score", &text(&model), "--tasks", STS]);
+}
+
+#[test]
+fn weights_that_are_not_numbers() {
+    let (_folder, model) = spoiled();
+    let path = model.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    fails(1, &["model.safetensors", "not a finite number", "tensor `"], &["score", &text(&model), "--tasks", STS]);
+}
+
+#[test]
+fn an_unknown_key_and_every_other_fault_of_a_config_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.yaml");
+    std::fs::write(
+        &path,
+        "name: x\nbase: {scratch: {}}\ndata: {train: a.jsonl}\nloss:\n  temprature: 0.1\ntrain:\n  lr: -1\n",
+    )
+    .unwrap();
+    let words = ["bad.yaml:5", "did you mean `temperature`?", "bad.yaml:7: train.lr = -1: must be above 0"];
+    fails(2, &words, &["sweep", &text(&path)]);
+}
+
+#[test]
+fn a_typo_in_a_tasks_name() {
+    fails(2, &["EverydaySST", "did you mean `EverydaySTS`?"], &["score", &text(&bert()), "--tasks", "EverydaySST"]);
+}
+
+#[test]
+fn a_missing_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "{\"text\": \"a\", \"label\": 1}\n{\"text\": \"b\", \"label\": 0}\n";
+    let path = task(folder.path(), "Classification", "{text: txt, label: label}", rows, rows);
+    let words = ["train.jsonl", "has no column `txt`", "did you mean `text`?"];
+    fails(1, &words, &["score", &text(&bert()), "--tasks", &text(&path)]);
+}
+
+#[test]
+fn an_empty_split() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "{\"text\": \"a\", \"label\": 1}\n{\"text\": \"b\", \"label\": 0}\n";
+    let path = task(folder.path(), "Classification", "{text: text, label: label}", rows, "\n");
+    fails(1, &["test.jsonl", "holds no rows"], &["score", &text(&bert()), "--tasks", &text(&path)]);
+}
+
+#[test]
+fn a_task_of_one_class() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = "{\"text\": \"a\", \"label\": 1}\n{\"text\": \"b\", \"label\": 1}\n";
+    let path = task(folder.path(), "Classification", "{text: text, label: label}", rows, rows);
+    fails(1, &["task Task", "label"], &["score", &text(&bert()), "--tasks", &text(&path)]);
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let inside = file.join("run");
+    let words = [&text(&file)[..]];
+    fails(1, &words, &["sweep", "configs/sweep.yaml", "--output", &text(&inside)]);
+}
+
+#[test]
+fn models_that_cannot_be_merged() {
+    let other = root().join("tests/data/models/roberta");
+    let folder = tempfile::tempdir().unwrap();
+    let output = text(&folder.path().join("merged"));
+    let args = ["merge", "slerp", &text(&bert()), &text(&other), "--alpha", "0.5", "--output", &output];
+    fails(1, &["cannot be merged", "architectures differ"], &args);
+    assert!(!Path::new(&output).exists());
+}
+
+#[test]
+fn empty_and_huge_texts_are_encoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("texts.txt");
+    std::fs::write(&input, format!("\n \n{}\nкот\n", "слово ".repeat(20_000))).unwrap();
+    let output = folder.path().join("out.npy");
+    let run =
+        embeval(&["encode", &text(&bert()), "--input", &text(&input), "--output", &text(&output), "--format", "json"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(json["texts"], 4);
+    assert_eq!(json["truncated"], 1);
+    assert!(std::fs::read(&output).unwrap().starts_with(b"\x93NUMPY"));
+}
+
+/// A sweep small enough for a test: the bundled data, a tiny model.
+fn tiny_sweep(run: &Path, report: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embeval"));
+    command.current_dir(root()).args([
+        "-q",
+        "sweep",
+        "configs/sweep.yaml",
+        "--output",
+        &text(run),
+        "--report",
+        &text(report),
+        "--set",
+        "base.scratch={layers: 1, hidden: 32, vocabulary: 600, max_length: 32}",
+        "--set",
+        "train={max_steps: 8, batch: 32, lr: 1e-3, eval_every: 4, save_every: 4}",
+        "--set",
+        "loss.hard_negatives=1",
+        "--set",
+        "score.seeds=2",
+        "--set",
+        "choose.seeds=1",
+    ]);
+    command
+}
+
+/// Every file of a report, by name.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut out = Vec::new();
+    let mut stack = vec![folder.to_path_buf()];
+    while let Some(place) = stack.pop() {
+        for entry in std::fs::read_dir(&place).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                stack.push(path);
+            } else {
+                out.push((path.strip_prefix(folder).unwrap().display().to_string(), std::fs::read(&path).unwrap()));
+            }
+        }
+    }
+    out.sort();
+    out
+}
+
+#[test]
+fn a_sweep_killed_five_times_ends_like_one_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, whole_report) = (folder.path().join("a"), folder.path().join("ra"));
+    let start = std::time::Instant::now();
+    assert!(tiny_sweep(&whole, &whole_report).status().unwrap().success());
+    let full = start.elapsed();
+    let (broken, broken_report) = (folder.path().join("b"), folder.path().join("rb"));
+    // Instants spread over the run; where in a step they fall is chance.
+    for part in [7, 23, 31, 13, 17] {
+        let mut child = tiny_sweep(&broken, &broken_report).spawn().unwrap();
+        std::thread::sleep(full * part / 100);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(tiny_sweep(&broken, &broken_report).status().unwrap().success());
+    let (a, b) = (contents(&whole_report), contents(&broken_report));
+    assert_eq!(a.iter().map(|f| &f.0).collect::<Vec<_>>(), b.iter().map(|f| &f.0).collect::<Vec<_>>());
+    for ((name, x), (_, y)) in a.iter().zip(&b) {
+        assert!(x == y, "{name} differs");
+    }
+    // Run once more, there is nothing to do.
+    let before = std::fs::metadata(broken.join("steps")).unwrap().modified().unwrap();
+    assert!(tiny_sweep(&broken, &broken_report).status().unwrap().success());
+    assert_eq!(before, std::fs::metadata(broken.join("steps")).unwrap().modified().unwrap());
+}
+
+#[test]
+fn a_dry_run_lists_trials_and_steps_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let output = embeval(&["sweep", "configs/sweep.yaml", "--dry-run", "--output", &text(&run)]);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && out.contains("4 trials") && out.contains("searching for α"), "{out}");
+    assert!(!run.exists());
+}
