@@ -2,9 +2,14 @@
 
 pub mod document;
 pub mod node;
+mod read;
 pub mod reader;
 pub mod schema;
+#[cfg(test)]
+mod tests;
+pub mod trials;
 
-pub use document::{Document, Trial};
+pub use document::Document;
 pub use reader::{ConfigError, ConfigErrors};
 pub use schema::Config;
+pub use trials::Trial;

@@ -67,6 +67,9 @@ pub fn show_number(value: f64) -> String {
 /// Nodes that a document may have: far above any config, far below what aliases of aliases can blow up to.
 const LIMIT: usize = 200_000;
 
+/// Deepest nesting by indentation or by `- - -`: each level costs stack. Flow collections are limited by the parser itself.
+const DEEPEST: usize = 200;
+
 /// Parses one YAML document.
 ///
 /// # Errors
@@ -74,6 +77,12 @@ const LIMIT: usize = 200_000;
 pub fn parse(text: &str) -> Result<Node, (usize, String)> {
     if text.len() > 4 << 20 {
         return Err((1, "is larger than 4 MiB: not a config".into()));
+    }
+    for (number, line) in text.lines().enumerate() {
+        let content = line.trim_start_matches([' ', '\t', '-', '?', ':']);
+        if line.len() - content.len() > DEEPEST && !line.trim().is_empty() {
+            return Err((number + 1, "is nested too deep for a config".into()));
+        }
     }
     let documents = MarkedYaml::load_from_str(text)
         .map_err(|e| (e.marker().line().max(1), format!("not valid YAML: {}", e.info())))?;
@@ -102,12 +111,16 @@ fn convert(yaml: &MarkedYaml<'_>, count: &mut usize) -> Result<Node, (usize, Str
         YamlData::Mapping(map) => {
             let mut entries = Vec::with_capacity(map.len());
             for (key, value) in map {
+                let place = key.span.start.line().max(1);
                 let key = match convert(key, count)?.value {
                     Value::Text(key) => key,
                     scalar @ (Value::Int(_) | Value::Bool(_) | Value::Float(_)) => scalar.show(),
                     _ => return Err((line, "has a key that is no text".into())),
                 };
-                entries.push((key, convert(value, count)?));
+                // The line of the key is where people look, also where the value begins below it.
+                let mut node = convert(value, count)?;
+                node.origin = Origin::Line(place);
+                entries.push((key, node));
             }
             Value::Map(entries)
         }
@@ -133,27 +146,34 @@ impl Node {
         path.split('.').try_fold(self, |node, key| node.get(key))
     }
 
-    /// Puts `node` at a dotted path, making mappings on the way.
-    pub fn set(&mut self, path: &str, node: Node) {
-        let (key, rest) = match path.split_once('.') {
-            Some((key, rest)) => (key, Some(rest)),
-            None => (path, None),
+    /// As [`Self::get`], to be changed.
+    pub fn get_mut(&mut self, key: &str) -> Option<&mut Node> {
+        match &mut self.value {
+            Value::Map(entries) => entries.iter_mut().find(|(k, _)| k == key).map(|(_, node)| node),
+            _ => None,
+        }
+    }
+
+    /// Puts `node` at a path of keys (items of lists are found by position), making mappings on the way.
+    pub fn set(&mut self, path: &[&str], node: Node) {
+        let Some((key, rest)) = path.split_first() else {
+            *self = node;
+            return;
         };
+        if let Value::List(items) = &mut self.value
+            && let Some(item) = key.parse::<usize>().ok().and_then(|place| items.get_mut(place))
+        {
+            return item.set(rest, node);
+        }
         if !matches!(self.value, Value::Map(_)) {
             self.value = Value::Map(Vec::new());
         }
         let Value::Map(entries) = &mut self.value else { return };
-        let place = match entries.iter().position(|(k, _)| k == key) {
-            Some(place) => place,
-            None => {
-                entries.push((key.to_string(), Node { value: Value::Null, origin: node.origin.clone() }));
-                entries.len() - 1
-            }
-        };
-        match rest {
-            Some(rest) => entries[place].1.set(rest, node),
-            None => entries[place].1 = node,
+        let place = entries.iter().position(|(k, _)| k == key).unwrap_or(entries.len());
+        if place == entries.len() {
+            entries.push((key.to_string(), Node { value: Value::Null, origin: node.origin.clone() }));
         }
+        entries[place].1.set(rest, node);
     }
 
     /// Takes an entry of a mapping out.

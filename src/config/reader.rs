@@ -37,7 +37,8 @@ impl std::error::Error for ConfigErrors {}
 /// The faults found so far, shared by the readers of one file.
 pub struct Faults {
     file: String,
-    found: RefCell<Vec<ConfigError>>,
+    /// Each with its line, for the order; overrides have none.
+    found: RefCell<Vec<(usize, ConfigError)>>,
 }
 
 impl Faults {
@@ -48,24 +49,31 @@ impl Faults {
 
     /// Adds a fault at a place.
     pub fn add(&self, origin: &Origin, message: impl Into<String>) {
-        let place = match origin {
-            Origin::Line(line) => format!("{}:{line}", self.file),
-            Origin::Override(text) => format!("--set {text}"),
+        let (line, place) = match origin {
+            Origin::Line(line) => (*line, format!("{}:{line}", self.file)),
+            Origin::Override(text) => (usize::MAX, format!("--set {text}")),
         };
-        let error = ConfigError { place, message: message.into() };
+        let fault = (line, ConfigError { place, message: message.into() });
         let mut found = self.found.borrow_mut();
-        if !found.contains(&error) {
-            found.push(error);
+        if !found.contains(&fault) {
+            found.push(fault);
         }
+    }
+
+    /// Whether none was found so far.
+    pub fn is_empty(&self) -> bool {
+        self.found.borrow().is_empty()
     }
 
     /// `value` if there are no faults.
     ///
     /// # Errors
-    /// All faults.
+    /// All faults, in the file's order, those of overrides last.
     pub fn finish<T>(self, value: T) -> Result<T, ConfigErrors> {
-        let found = self.found.into_inner();
-        if found.is_empty() { Ok(value) } else { Err(ConfigErrors(found)) }
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|(line, _)| *line);
+        let errors: Vec<ConfigError> = found.into_iter().map(|(_, error)| error).collect();
+        if errors.is_empty() { Ok(value) } else { Err(ConfigErrors(errors)) }
     }
 }
 
@@ -137,18 +145,34 @@ impl<'a> Reader<'a> {
             Value::Text(text) => Some(text.clone()),
             Value::Int(i) => Some(i.to_string()),
             _ => {
-                self.fault(key, "must be text");
+                self.fault(key, "must be text; put it in quotes");
                 None
             }
         }
     }
 
-    /// A text that must be there.
+    /// A text that must be there and say something.
     pub fn required_text(&self, key: &'static str) -> String {
-        if !self.has(key) {
-            self.fault(key, "is missing");
+        match self.node(key).map(|n| &n.value) {
+            None => self.fault(key, "is missing"),
+            Some(Value::Null) => self.fault(key, "must not be empty"),
+            Some(Value::Text(text)) if text.trim().is_empty() => self.fault(key, "must not be empty"),
+            Some(_) => {}
         }
         self.text(key).unwrap_or_default()
+    }
+
+    /// A text that must be there and can be the name of a file or folder.
+    pub fn plain_name(&self, key: &'static str) -> String {
+        let name = self.required_text(key);
+        let odd = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+        if !name.trim().is_empty() && (name.starts_with('.') || name.contains(odd) || name.len() > 200) {
+            self.fault(
+                key,
+                "must be a plain name (no / \\ : * ? \" < > |, no dot in front): it names files and folders",
+            );
+        }
+        name
     }
 
     /// A number; none if absent or null. `allowed` says in words what `holds` checks.

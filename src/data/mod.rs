@@ -1,6 +1,7 @@
 //! Tables, training rows, atomic files, and draws that equal NumPy's and Python's.
 
 pub mod atomic;
+pub mod cell;
 pub mod matrix;
 pub mod random;
 pub mod rows;
@@ -8,3 +9,4 @@ pub mod stratify;
 pub mod subsample;
 pub mod suggest;
 pub mod table;
+mod text_tables;

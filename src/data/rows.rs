@@ -1,5 +1,6 @@
 //! Rows of training data: FlagEmbedding's JSON lines, sentence-transformers' columns, or the same as csv, tsv, parquet.
 
+use std::io::Read;
 use std::path::Path;
 
 use sha2::Digest;
@@ -18,12 +19,12 @@ pub struct PairRow {
 }
 
 /// Reads `query`, `pos`, `neg` (FlagEmbedding) or `anchor`, `positive`, `negative`, `negative_1` … (sentence-transformers),
-/// at most `limit` rows from the start.
+/// at most `limit` rows from the start. A blank negative is none.
 ///
 /// # Errors
 /// Where a column is missing, or a row has no query or no positive (the row is named).
 pub fn read_pairs(path: &Path, limit: Option<usize>) -> Result<Vec<PairRow>, DataError> {
-    let table = Table::read(path)?;
+    let table = Table::head(path, limit)?;
     let anchored = table.has("anchor") && !table.has("query");
     let queries = table.texts(if anchored { "anchor" } else { "query" })?;
     let positive = if table.has("pos") {
@@ -38,7 +39,7 @@ pub fn read_pairs(path: &Path, limit: Option<usize>) -> Result<Vec<PairRow>, Dat
     for column in table.columns() {
         if column == "neg" || column == "negative" || column.strip_prefix("negative_").is_some_and(is_number) {
             for (all, more) in negatives.iter_mut().zip(table.text_lists(&column)?) {
-                all.extend(more);
+                all.extend(more.into_iter().filter(|text| !text.trim().is_empty()));
             }
         }
     }
@@ -66,8 +67,19 @@ fn is_number(text: &str) -> bool {
 /// # Errors
 /// The operating system's.
 pub fn fingerprint(path: &Path) -> Result<String, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
-    Ok(hex(&sha2::Sha256::digest(&bytes)))
+    let io = |source| DataError::Io { path: path.into(), source };
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut hash = sha2::Sha256::new();
+    // In pieces: the files of a sweep may be larger than memory.
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(hex(&hash.finalize())),
+            Ok(length) => hash.update(&piece[..length]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(io(e)),
+        }
+    }
 }
 
 /// Bytes in hexadecimal.
@@ -93,6 +105,24 @@ mod tests {
         assert_eq!(read("a.jsonl", flag).unwrap(), read("a.csv", st).unwrap());
         let none = "{\"query\": \"q\", \"pos\": [\"p\"], \"neg\": []}\n";
         assert!(read("a.jsonl", none).unwrap()[0].negatives.is_empty());
+        let missing = "{\"query\": \"q\", \"pos\": \"p\", \"neg\": null}\n{\"query\": \"q\", \"pos\": [\"p\"], \"neg\": [\"\", \"n\"]}\n";
+        let rows = read("a.jsonl", missing).unwrap();
+        assert_eq!((rows[0].positives.len(), rows[0].negatives.len(), rows[1].negatives.len()), (1, 0, 1));
+        let numbers = read("a.csv", "query,positive,negative_1,negative_2\n[1],2024,,n\n").unwrap();
+        assert_eq!((numbers[0].query.as_str(), numbers[0].positives[0].as_str()), ("[1]", "2024"));
+        assert_eq!(numbers[0].negatives, ["n"]);
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_sha_256_of_the_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, "abc").unwrap();
+        // FIPS 180-2, appendix B.1.
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(fingerprint(&path).unwrap(), expected);
+        std::fs::write(&path, vec![b'x'; (1 << 20) + 1]).unwrap();
+        assert_eq!(fingerprint(&path).unwrap(), hex(&sha2::Sha256::digest(std::fs::read(&path).unwrap())));
     }
 
     #[test]

@@ -1,11 +1,15 @@
-//! Tables from files, read through polars: csv, tsv, jsonl and parquet, plain or compressed (`.gz`, `.zst`).
+//! Tables from files: csv, tsv, jsonl and parquet, plain or compressed (`.gz`, `.zst`).
 
+use std::borrow::Cow;
 use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use polars::prelude::{AnyValue, CsvParseOptions, CsvReadOptions, DataFrame, JsonReader, ParquetReader, SerReader};
+use polars::prelude::{ParquetReader, SerReader};
 
+pub use super::cell::Cell;
 use super::suggest::did_you_mean;
+use super::text_tables::{self, Columns};
 
 /// A fault of a data file. Every message names the file and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -35,146 +39,130 @@ impl DataError {
     }
 }
 
-/// Most bytes that a compressed file may unpack to.
-const UNPACKED_LIMIT: u64 = 16 << 30;
-
-/// A value of a table.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Cell {
-    /// No value.
-    Null,
-    /// A whole number.
-    Int(i64),
-    /// Any other number.
-    Float(f64),
-    /// Text.
-    Text(String),
-    /// A list.
-    List(Vec<Cell>),
-}
-
-impl Cell {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Null => "nothing",
-            Self::Int(_) | Self::Float(_) => "a number",
-            Self::Text(_) => "text",
-            Self::List(_) => "a list",
-        }
-    }
-
-    fn from_json(value: &serde_json::Value) -> Self {
-        match value {
-            serde_json::Value::Null => Self::Null,
-            serde_json::Value::Bool(b) => Self::Int(i64::from(*b)),
-            serde_json::Value::Number(n) => match n.as_i64() {
-                Some(i) => Self::Int(i),
-                None => Self::Float(n.as_f64().unwrap_or(f64::NAN)),
-            },
-            serde_json::Value::String(s) => Self::Text(s.clone()),
-            serde_json::Value::Array(items) => Self::List(items.iter().map(Self::from_json).collect()),
-            object @ serde_json::Value::Object(_) => Self::Text(object.to_string()),
-        }
-    }
-
-    fn from_any(value: &AnyValue<'_>) -> Self {
-        match value {
-            AnyValue::Null => Self::Null,
-            AnyValue::Boolean(b) => Self::Int(i64::from(*b)),
-            AnyValue::String(s) => Self::Text((*s).to_string()),
-            AnyValue::StringOwned(s) => Self::Text(s.to_string()),
-            AnyValue::List(series) => Self::List(series.iter().map(|v| Self::from_any(&v)).collect()),
-            AnyValue::Float32(v) => whole(f64::from(*v), false),
-            AnyValue::Float64(v) => whole(*v, false),
-            other => match (other.is_integer(), other.extract::<i64>()) {
-                (true, Some(i)) => Self::Int(i),
-                _ => Self::Text(other.to_string()),
-            },
-        }
-    }
-}
-
-fn whole(value: f64, integers: bool) -> Cell {
-    if integers && value.fract() == 0.0 && value.abs() < 9e15 { Cell::Int(value as i64) } else { Cell::Float(value) }
-}
+/// Most bytes that a compressed file may unpack to: a table is held in memory.
+const UNPACKED_LIMIT: u64 = 8 << 30;
 
 /// A table in memory.
 pub struct Table {
     path: PathBuf,
-    frame: DataFrame,
-    textual: bool,
+    rows: usize,
+    content: Content,
+}
+
+enum Content {
+    /// Fields of a csv: all text.
+    Fields(Columns),
+    /// Values of JSON lines.
+    Values(Columns),
+    /// A parquet file; its columns are decoded when they are asked for.
+    Parquet { bytes: Vec<u8>, names: Vec<String> },
 }
 
 impl Table {
     /// Reads a file by its extension.
     ///
     /// # Errors
-    /// Where the file is missing, damaged, of an unknown kind, or holds no rows.
+    /// Where the file is missing, damaged, of an unknown kind, or holds no rows. A broken line is named.
     pub fn read(path: &Path) -> Result<Self, DataError> {
+        Self::head(path, None)
+    }
+
+    /// As [`Self::read`], at most `limit` rows from the start; what lies beyond is not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn head(path: &Path, limit: Option<usize>) -> Result<Self, DataError> {
+        let most = limit.unwrap_or(usize::MAX);
         let name = path.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
         let (stem, packed) = match name.rsplit_once('.') {
-            Some((stem, "gz")) => (stem.to_string(), Some("gz")),
-            Some((stem, "zst")) => (stem.to_string(), Some("zst")),
+            Some((stem, "gz")) => (stem.to_string(), Some(Packing::Gzip)),
+            Some((stem, "zst")) => (stem.to_string(), Some(Packing::Zstandard)),
             _ => (name, None),
         };
-        let bytes = unpack(path, packed)?;
         let extension = stem.rsplit_once('.').map_or("", |(_, e)| e);
-        let (frame, textual) = match extension {
-            "csv" => (read_csv(path, bytes, b',')?, true),
-            "tsv" => (read_csv(path, bytes, b'\t')?, true),
-            "jsonl" | "ndjson" => (read_jsonl(path, bytes)?, false),
-            "parquet" => (read_parquet(path, bytes)?, false),
+        if !["csv", "tsv", "jsonl", "ndjson", "parquet"].contains(&extension) {
+            let message =
+                "cannot tell what kind of file this is: csv, tsv, jsonl and parquet are read, plain, .gz or .zst";
+            return Err(DataError::content(path, message));
+        }
+        let raw = std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+        let bytes = match packed {
+            Some(packing) => unpack(path, &raw, packing, UNPACKED_LIMIT)?,
+            None => raw,
+        };
+        let (content, rows) = match extension {
+            "csv" | "tsv" => {
+                let separator = if extension == "csv" { b',' } else { b'\t' };
+                let (columns, rows) = text_tables::separated(path, utf8(path, &bytes)?, separator, most)?;
+                (Content::Fields(columns), rows)
+            }
+            "parquet" => {
+                let (names, rows) = parquet_shape(path, &bytes)?;
+                (Content::Parquet { bytes, names }, rows.min(most))
+            }
             _ => {
-                let message =
-                    "cannot tell what kind of file this is: csv, tsv, jsonl and parquet are read, plain, .gz or .zst";
-                return Err(DataError::content(path, message));
+                let (columns, rows) = text_tables::json_lines(path, utf8(path, &bytes)?, most)?;
+                (Content::Values(columns), rows)
             }
         };
-        if frame.height() == 0 {
+        if rows == 0 {
             return Err(DataError::content(path, "holds no rows"));
         }
-        Ok(Self { path: path.into(), frame, textual })
+        Ok(Self { path: path.into(), rows, content })
     }
 
     /// Number of rows.
     pub fn rows(&self) -> usize {
-        self.frame.height()
+        self.rows
     }
 
     /// Whether there is a column of this name.
     pub fn has(&self, column: &str) -> bool {
-        self.frame.column(column).is_ok()
+        self.columns().iter().any(|name| name == column)
     }
 
     /// Names of the columns.
     pub fn columns(&self) -> Vec<String> {
-        self.frame.get_column_names().iter().map(ToString::to_string).collect()
+        match &self.content {
+            Content::Fields(columns) | Content::Values(columns) => {
+                columns.iter().map(|(name, _)| name.clone()).collect()
+            }
+            Content::Parquet { names, .. } => names.clone(),
+        }
     }
 
-    /// The values of a column. In csv and tsv, where all is text, a cell that is a JSON list is one.
-    ///
-    /// # Errors
-    /// Where there is no such column: those that there are are named.
-    pub fn cells(&self, column: &str) -> Result<Vec<Cell>, DataError> {
-        let Ok(values) = self.frame.column(column) else {
+    fn textual(&self) -> bool {
+        matches!(self.content, Content::Fields(_))
+    }
+
+    /// The values of a column as they were written; it may end early.
+    fn written(&self, column: &str) -> Result<Cow<'_, [Cell]>, DataError> {
+        let found = match &self.content {
+            Content::Fields(columns) | Content::Values(columns) => {
+                columns.iter().find(|(name, _)| name == column).map(|(_, cells)| Cow::Borrowed(cells.as_slice()))
+            }
+            Content::Parquet { bytes, names } if names.iter().any(|name| name == column) => {
+                Some(Cow::Owned(parquet_column(&self.path, bytes, column, self.rows)?))
+            }
+            Content::Parquet { .. } => None,
+        };
+        found.ok_or_else(|| {
             let known = self.columns();
             let hint = did_you_mean(column, known.iter().map(String::as_str));
-            return Err(DataError::content(
+            let hint = if hint.is_empty() { "." } else { &hint };
+            DataError::content(
                 &self.path,
                 format!("has no column `{column}`{hint} Its columns are {}", known.join(", ")),
-            ));
-        };
-        let series = values.as_materialized_series();
-        let cells = series.iter().map(|v| Cell::from_any(&v));
-        Ok(if self.textual { cells.map(from_text).collect() } else { cells.collect() })
+            )
+        })
     }
 
+    /// A column's values, each turned by `f`, which hands back what it cannot take.
     fn typed<T>(&self, column: &str, what: &str, f: impl Fn(Cell) -> Result<T, Cell>) -> Result<Vec<T>, DataError> {
-        self.cells(column)?
-            .into_iter()
-            .enumerate()
-            .map(|(row, cell)| {
-                f(cell).map_err(|cell| {
+        let written = self.written(column)?;
+        (0..self.rows)
+            .map(|row| {
+                f(written.get(row).cloned().unwrap_or(Cell::Null)).map_err(|cell| {
                     let message = format!("row {}: `{column}` is {}, expected {what}", row + 1, cell.kind());
                     DataError::content(&self.path, message)
                 })
@@ -182,17 +170,27 @@ impl Table {
             .collect()
     }
 
-    /// A column of texts; an empty text is one, a missing value is not.
+    /// The values of a column. In csv and tsv, where all is text, a field that is written as a JSON list or a whole number is
+    /// one.
+    ///
+    /// # Errors
+    /// Where there is no such column: those that there are are named.
+    pub fn cells(&self, column: &str) -> Result<Vec<Cell>, DataError> {
+        let textual = self.textual();
+        self.typed(column, "a value", |cell| Ok(if textual { cell.into_parsed() } else { cell }))
+    }
+
+    /// A column of texts; an empty text is one, a missing value is not (an empty field of a csv is an empty text).
     ///
     /// # Errors
     /// Where the column is missing or a value is no text (the row is named).
     pub fn texts(&self, column: &str) -> Result<Vec<String>, DataError> {
+        let textual = self.textual();
         self.typed(column, "text", |cell| match cell {
             Cell::Text(text) => Ok(text),
             Cell::Int(i) => Ok(i.to_string()),
             Cell::Float(f) => Ok(f.to_string()),
-            // polars reads an empty field of a csv as missing.
-            Cell::Null if self.textual => Ok(String::new()),
+            Cell::Null if textual => Ok(String::new()),
             other => Err(other),
         })
     }
@@ -215,7 +213,10 @@ impl Table {
     /// # Errors
     /// As [`Self::texts`].
     pub fn labels(&self, column: &str) -> Result<Vec<Cell>, DataError> {
-        self.typed(column, "a label (a whole number or text)", label)
+        let textual = self.textual();
+        self.typed(column, "a label (a whole number or text)", |cell| {
+            if textual { cell.into_parsed().into_label() } else { cell.into_label() }
+        })
     }
 
     /// A column of lists of labels.
@@ -223,8 +224,9 @@ impl Table {
     /// # Errors
     /// As [`Self::texts`].
     pub fn label_lists(&self, column: &str) -> Result<Vec<Vec<Cell>>, DataError> {
-        self.typed(column, "a list of labels", |cell| match cell {
-            Cell::List(items) => items.into_iter().map(label).collect(),
+        let textual = self.textual();
+        self.typed(column, "a list of labels", |cell| match if textual { cell.into_parsed() } else { cell } {
+            Cell::List(items) => items.into_iter().map(Cell::into_label).collect(),
             other => Err(other),
         })
     }
@@ -234,8 +236,10 @@ impl Table {
     /// # Errors
     /// As [`Self::texts`].
     pub fn text_lists(&self, column: &str) -> Result<Vec<Vec<String>>, DataError> {
+        let textual = self.textual();
         self.typed(column, "a list of texts", |cell| match cell {
             Cell::Null => Ok(Vec::new()),
+            Cell::Text(text) if textual => Ok(Cell::texts_of_field(text)),
             Cell::Text(text) => Ok(vec![text]),
             Cell::List(items) => items
                 .into_iter()
@@ -257,82 +261,72 @@ impl Table {
     }
 }
 
-fn label(cell: Cell) -> Result<Cell, Cell> {
-    match cell {
-        Cell::Int(_) | Cell::Text(_) => Ok(cell),
-        Cell::Float(f) => match whole(f, true) {
-            Cell::Int(i) => Ok(Cell::Int(i)),
-            other => Err(other),
-        },
-        other => Err(other),
-    }
+#[derive(Clone, Copy)]
+enum Packing {
+    Gzip,
+    Zstandard,
 }
 
-/// A csv cell: a JSON list or a whole number if it is written like one.
-fn from_text(cell: Cell) -> Cell {
-    let Cell::Text(text) = &cell else { return cell };
-    let trimmed = text.trim();
-    if trimmed.starts_with('[')
-        && let Ok(list @ serde_json::Value::Array(_)) = serde_json::from_str(trimmed)
-    {
-        return Cell::from_json(&list);
-    }
-    match trimmed.parse::<i64>() {
-        Ok(i) if i.to_string() == trimmed => Cell::Int(i),
-        _ => cell,
-    }
-}
-
-fn unpack(path: &Path, packed: Option<&str>) -> Result<Vec<u8>, DataError> {
-    let io = |source| DataError::Io { path: path.into(), source };
-    let raw = std::fs::read(path).map_err(io)?;
-    let Some(kind) = packed else { return Ok(raw) };
+fn unpack(path: &Path, raw: &[u8], packing: Packing, limit: u64) -> Result<Vec<u8>, DataError> {
     let mut out = Vec::new();
-    let read = match kind {
-        "gz" => flate2::read::MultiGzDecoder::new(&raw[..]).take(UNPACKED_LIMIT).read_to_end(&mut out),
-        _ => zstd::Decoder::new(&raw[..]).and_then(|decoder| decoder.take(UNPACKED_LIMIT).read_to_end(&mut out)),
+    let most = limit.saturating_add(1);
+    let read = match packing {
+        Packing::Gzip => flate2::read::MultiGzDecoder::new(raw).take(most).read_to_end(&mut out),
+        Packing::Zstandard => zstd::Decoder::new(raw).and_then(|decoder| decoder.take(most).read_to_end(&mut out)),
     };
     read.map_err(|e| DataError::content(path, format!("cannot be unpacked ({e}): copy or download it again")))?;
+    if out.len() as u64 > limit {
+        return Err(DataError::content(
+            path,
+            format!("unpacks to more than {limit} bytes: split it into several files"),
+        ));
+    }
     Ok(out)
 }
 
-fn read_csv(path: &Path, bytes: Vec<u8>, separator: u8) -> Result<DataFrame, DataError> {
-    CsvReadOptions::default()
-        .with_has_header(true)
-        .with_infer_schema_length(Some(0))
-        .with_parse_options(CsvParseOptions::default().with_separator(separator))
-        .into_reader_with_file_handle(Cursor::new(bytes))
-        .finish()
-        .map_err(|e| DataError::content(path, format!("not a table that can be read: {e}")))
+/// The bytes as text, without a byte order mark.
+fn utf8<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, DataError> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(DataError::content(path, "is written in UTF-16: save it as UTF-8"));
+    }
+    let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|e| {
+        let line = bytes.iter().take(e.valid_up_to()).filter(|b| **b == b'\n').count() + 1;
+        DataError::content(path, format!("line {line}: not UTF-8: save the file as UTF-8"))
+    })
 }
 
-fn read_parquet(path: &Path, bytes: Vec<u8>) -> Result<DataFrame, DataError> {
-    ParquetReader::new(Cursor::new(bytes))
-        .finish()
-        .map_err(|e| DataError::content(path, format!("not a parquet file that can be read: {e}")))
+/// Runs polars on what may be damaged: a panic of its is an error here. `what` begins the message.
+fn guarded<T>(
+    path: &Path,
+    what: &str,
+    f: impl FnOnce() -> Result<T, polars::error::PolarsError>,
+) -> Result<T, DataError> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(result) => result.map_err(|e| DataError::content(path, format!("{what}: {e}"))),
+        Err(_) => Err(DataError::content(path, what)),
+    }
 }
 
-fn read_jsonl(path: &Path, mut bytes: Vec<u8>) -> Result<DataFrame, DataError> {
-    if bytes.starts_with(&[0xef, 0xbb, 0xbf]) {
-        bytes.drain(..3);
-    }
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(DataError::content(path, "holds no rows"));
-    }
-    // A broken line is named here; polars would skip it or give no number.
-    for (number, line) in bytes.split(|b| *b == b'\n').enumerate() {
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        if let Err(e) = serde_json::from_slice::<serde::de::IgnoredAny>(line) {
-            return Err(DataError::content(path, format!("line {}: not JSON: {e}", number + 1)));
-        }
-    }
-    JsonReader::new(Cursor::new(bytes))
-        .with_json_format(polars::prelude::JsonFormat::JsonLines)
-        .infer_schema_len(None)
-        .finish()
-        .map_err(|e| DataError::content(path, format!("its lines do not fit one table: {e}")))
+/// Names of the columns, and number of rows.
+fn parquet_shape(path: &Path, bytes: &[u8]) -> Result<(Vec<String>, usize), DataError> {
+    guarded(path, "not a parquet file that can be read", || {
+        let mut reader = ParquetReader::new(Cursor::new(bytes));
+        let names = reader.schema()?.iter_names().map(ToString::to_string).collect();
+        Ok((names, reader.num_rows()?))
+    })
+}
+
+fn parquet_column(path: &Path, bytes: &[u8], column: &str, rows: usize) -> Result<Vec<Cell>, DataError> {
+    let what =
+        format!("column `{column}` is damaged or of a type that is not read (store it as text, int64, float or lists)");
+    let cells: Option<Vec<Cell>> = guarded(path, &what, || {
+        let reader = ParquetReader::new(Cursor::new(bytes));
+        let frame = reader.with_columns(Some(vec![column.to_string()])).with_slice(Some((0, rows))).finish()?;
+        let series = frame.column(column)?.as_materialized_series();
+        Ok(series.iter().map(|value| Cell::from_any(&value)).collect())
+    })?;
+    cells.ok_or_else(|| DataError::content(path, what))
 }
 
 #[cfg(test)]
@@ -373,6 +367,62 @@ mod tests {
     }
 
     #[test]
+    fn parquet_gives_the_same_rows() {
+        use polars::prelude::{DataFrame, IntoColumn, NamedFrom, ParquetWriter, Series};
+        let lists = [Series::new("".into(), [0i64, 2]), Series::new("".into(), [0i64; 0])];
+        let columns = vec![
+            Series::new("text".into(), ["а", "b\nc"]).into_column(),
+            Series::new("label".into(), [1i64, 0]).into_column(),
+            Series::new("labels".into(), lists).into_column(),
+            Series::new("gap".into(), [Some("x"), None]).into_column(),
+        ];
+        let mut frame = DataFrame::new(2, columns).unwrap();
+        let mut bytes = Vec::new();
+        ParquetWriter::new(&mut bytes).finish(&mut frame).unwrap();
+        let (_folder, path) = file("a.parquet", &bytes);
+        let table = Table::read(&path).unwrap();
+        assert_eq!((table.rows(), table.columns().len()), (2, 4));
+        assert_eq!(table.texts("text").unwrap(), ["а", "b\nc"]);
+        assert_eq!(table.labels("label").unwrap(), [Cell::Int(1), Cell::Int(0)]);
+        assert_eq!(table.label_lists("labels").unwrap(), [vec![Cell::Int(0), Cell::Int(2)], vec![]]);
+        assert!(table.texts("gap").unwrap_err().to_string().contains("row 2: `gap` is nothing"));
+        assert_eq!(Table::head(&path, Some(1)).unwrap().texts("gap").unwrap(), ["x"]);
+        // Cut short at every length: an error, never a panic.
+        for length in (0..bytes.len()).step_by(7) {
+            let (_folder, path) = file("a.parquet", &bytes[..length]);
+            assert!(Table::read(&path).is_err());
+        }
+    }
+
+    #[test]
+    fn a_field_is_text_where_text_is_asked_for() {
+        let (_folder, path) = file("a.csv", "\u{feff}text,label\r\n[1],[1]\r\n 12 , 7\r\n2024,01\r\n".as_bytes());
+        let table = Table::read(&path).unwrap();
+        assert_eq!(table.texts("text").unwrap(), ["[1]", " 12 ", "2024"]);
+        assert_eq!(table.text_lists("text").unwrap(), [["[1]"], [" 12 "], ["2024"]]);
+        assert_eq!(table.numbers("label").unwrap_err().to_string().split(": ").nth(1), Some("row 1"));
+        let label = |text: &str| Cell::Text(text.into());
+        assert_eq!(table.cells("label").unwrap(), [Cell::List(vec![Cell::Int(1)]), Cell::Int(7), label("01")]);
+    }
+
+    #[test]
+    fn a_limit_reads_no_further() {
+        for (name, content) in [("a.jsonl", "{\"a\": 1}\n{\"a\": 2}\nbroken\n"), ("a.csv", "a\n1\n2\n3,4\n")] {
+            let (_folder, path) = file(name, content.as_bytes());
+            assert!(Table::read(&path).is_err(), "{name}");
+            assert_eq!(Table::head(&path, Some(2)).unwrap().numbers("a").unwrap(), [1.0, 2.0], "{name}");
+        }
+    }
+
+    #[test]
+    fn what_unpacks_without_end_is_refused() {
+        let packed = zstd::encode_all(&[0u8; 5_000][..], 1).unwrap();
+        let unpack = |limit| unpack(Path::new("a.zst"), &packed, Packing::Zstandard, limit);
+        assert_eq!(unpack(5_000).unwrap().len(), 5_000);
+        assert!(unpack(4_999).unwrap_err().to_string().contains("more than 4999 bytes"));
+    }
+
+    #[test]
     fn late_types_and_long_lines_are_read_whole() {
         let long = "я".repeat(100_000);
         let mut lines = String::new();
@@ -393,6 +443,9 @@ mod tests {
             ("a.jsonl", "{\"text\": \"a\"}\n{\"text\": \n", "line 2: not JSON"),
             ("a.jsonl", "\n", "holds no rows"),
             ("a.csv", "text,label\n", "holds no rows"),
+            ("a.jsonl", "", "holds no rows"),
+            ("a.csv", "", "holds no rows"),
+            ("a.csv", "text\na\nb,c\n", "line 3: 2 fields, but the header has 1"),
             ("a.parquet", "no", "not a parquet file"),
             ("a.jsonl.gz", "no", "cannot be unpacked"),
             ("a.txt", "no", "cannot tell what kind"),
@@ -400,6 +453,12 @@ mod tests {
             let (_folder, path) = file(name, content.as_bytes());
             let error = Table::read(&path).err().map(|e| e.to_string()).unwrap_or_default();
             assert!(error.contains(expected) && error.contains(name), "{name}: {error}");
+        }
+        for (content, expected) in
+            [(&b"text\na\n\xff\n"[..], "line 3: not UTF-8"), (&b"\xff\xfet\0"[..], "is written in UTF-16")]
+        {
+            let (_folder, path) = file("a.csv", content);
+            assert!(Table::read(&path).err().unwrap().to_string().contains(expected));
         }
         let (_folder, path) = file("a.jsonl", JSONL.as_bytes());
         let error = Table::read(&path).unwrap().texts("texts").unwrap_err().to_string();

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::spec::{TaskError, TaskSpec};
-use crate::data::suggest::did_you_mean;
+use super::spec::{TaskError, TaskSpec, TaskType};
+use crate::data::suggest::nearest;
 
 /// Resolves selectors against the task folders given; each task once, in the order found.
 ///
@@ -22,17 +22,13 @@ pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Vec<TaskSpec>
             return Err(unknown(selector, "no such task file".into()));
         } else {
             if library.is_none() {
-                let mut all = Vec::new();
-                for place in folders.iter().filter(|p| p.is_dir()) {
-                    all.extend(folder(place)?);
-                }
-                library = Some(all);
+                library = Some(read_library(folders)?);
             }
             named(selector, library.as_deref().unwrap_or_default())?
         };
         for task in found {
             match out.iter().find(|t| t.name == task.name) {
-                Some(other) if other.path != task.path => {
+                Some(other) if !same_file(&other.path, &task.path) => {
                     let message = format!("is defined by {} and by {}", other.path.display(), task.path.display());
                     return Err(TaskError::Other { task: task.name, message });
                 }
@@ -42,6 +38,23 @@ pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Vec<TaskSpec>
         }
     }
     Ok(out)
+}
+
+/// The tasks of all folders; a folder that is named twice (`tasks`, `configs/../tasks`) counts once.
+fn read_library(folders: &[PathBuf]) -> Result<Vec<TaskSpec>, TaskError> {
+    let mut seen: Vec<&PathBuf> = Vec::new();
+    let mut all = Vec::new();
+    for place in folders.iter().filter(|place| place.is_dir()) {
+        if !seen.iter().any(|other| same_file(other, place)) {
+            all.extend(folder(place)?);
+            seen.push(place);
+        }
+    }
+    Ok(all)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 fn unknown(selector: &str, message: String) -> TaskError {
@@ -59,16 +72,39 @@ fn named(selector: &str, library: &[TaskSpec]) -> Result<Vec<TaskSpec>, TaskErro
         .cloned()
         .collect();
     if chosen.is_empty() {
-        let names = library.iter().map(|t| t.name.as_str());
-        let hint = did_you_mean(selector, names);
+        let (wanted, names): (&str, Vec<&str>) = match selector.split_once('=') {
+            Some(("type", kind)) => (kind, TaskType::all().map(TaskType::name).collect()),
+            Some(("lang", lang)) => {
+                let languages = library.iter().flat_map(|task| &task.languages);
+                (lang, languages.flat_map(|l| [l.as_str(), l.split('-').next().unwrap_or_default()]).collect())
+            }
+            _ => (selector, library.iter().map(|task| task.name.as_str()).collect()),
+        };
         let message = if library.is_empty() {
             "no task of this name: there is no tasks/ folder here; give a task file or a folder of them".to_string()
         } else {
-            format!("no task of this name{hint} `embeval tasks list` lists those there are")
+            let hint = match nearest_all(wanted, &names).as_slice() {
+                [] => "; ".to_string(),
+                near => format!("; did you mean {}? ", near.join(", ")),
+            };
+            format!("selects no task{hint}`embeval tasks list` lists those there are")
         };
         return Err(unknown(selector, message));
     }
     Ok(chosen)
+}
+
+/// Up to three of the names, the nearest first, each in backticks.
+fn nearest_all(wanted: &str, names: &[&str]) -> Vec<String> {
+    let mut left = names.to_vec();
+    let mut found = Vec::new();
+    while found.len() < 3
+        && let Some(name) = nearest(wanted, left.iter().copied())
+    {
+        found.push(format!("`{name}`"));
+        left.retain(|other| *other != name);
+    }
+    found
 }
 
 /// `*` stands for anything.
@@ -126,14 +162,64 @@ mod tests {
         assert!(glob("StsbRuSTS", "StsbRuSTS") && !glob("Stsb", "StsbRuSTS") && !glob("*Clustering", "StsbRuSTS"));
     }
 
-    #[test]
-    fn a_typo_is_met_with_a_suggestion() {
+    fn library() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let yaml = "name: StsbRuSTS\ntype: STS\ndata: {files: {test: a.jsonl}}\nsplits: {test: test}\n";
-        std::fs::write(folder.path().join("a.yaml"), yaml).unwrap();
-        let folders = [folder.path().to_path_buf()];
-        assert_eq!(select(&["type=STS".into()], &folders).unwrap().len(), 1);
-        let error = select(&["StsbRuST".into()], &folders).unwrap_err().to_string();
-        assert!(error.contains("did you mean `StsbRuSTS`"), "{error}");
+        std::fs::create_dir_all(folder.path().join("tasks/more")).unwrap();
+        for (file, name, kind, columns, lang) in [
+            ("a.yaml", "StsbRuSTS", "STS", "", "rus-Cyrl"),
+            ("b.yaml", "StsbEnSTS", "STS", "", "eng-Latn"),
+            ("more/c.yml", "SibRuClustering", "Clustering", "columns: {labels: topic}\n", "rus-Cyrl"),
+        ] {
+            let yaml = format!(
+                "name: {name}\ntype: {kind}\nlanguages: [{lang}]\n{columns}data: {{files: {{test: a.jsonl}}}}\nsplits: {{test: test}}\n"
+            );
+            std::fs::write(folder.path().join("tasks").join(file), yaml).unwrap();
+        }
+        folder
+    }
+
+    fn names(selectors: &[&str], folders: &[PathBuf]) -> Result<Vec<String>, String> {
+        let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+        let tasks = select(&selectors, folders).map_err(|e| e.to_string())?;
+        Ok(tasks.into_iter().map(|task| task.name).collect())
+    }
+
+    #[test]
+    fn selectors_find_each_task_once() {
+        let folder = library();
+        let tasks = folder.path().join("tasks");
+        // The same folder by another way, as from a config beside it, and one that is not there.
+        let folders = [tasks.clone(), tasks.join("more/.."), folder.path().join("none")];
+        assert_eq!(names(&["type=sts"], &folders).unwrap(), ["StsbRuSTS", "StsbEnSTS"]);
+        assert_eq!(names(&["lang=rus"], &folders).unwrap(), ["StsbRuSTS", "SibRuClustering"]);
+        assert_eq!(
+            names(&["*Ru*", "StsbEnSTS", "StsbRuSTS"], &folders).unwrap(),
+            ["StsbRuSTS", "SibRuClustering", "StsbEnSTS"]
+        );
+        let (file, all) = (tasks.join("more/../a.yaml"), tasks.display().to_string());
+        assert_eq!(names(&["StsbRuSTS", &file.display().to_string()], &folders).unwrap(), ["StsbRuSTS"]);
+        assert_eq!(names(&[&all], &[]).unwrap().len(), 3);
+        let other = folder.path().join("other");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::copy(tasks.join("a.yaml"), other.join("a.yaml")).unwrap();
+        let error = names(&["StsbRuSTS"], &[tasks, other]).unwrap_err();
+        assert!(error.contains("is defined by"), "{error}");
+    }
+
+    #[test]
+    fn a_typo_is_met_with_the_nearest_names() {
+        let folder = library();
+        let folders = [folder.path().join("tasks")];
+        for (selector, expected) in [
+            ("StsbRuST", "did you mean `StsbRuSTS`, `StsbEnSTS`?"),
+            ("type=Clusterng", "did you mean `Clustering`?"),
+            ("lang=ruz", "did you mean `rus`?"),
+            ("Nothing*", "selects no task; `embeval tasks list`"),
+            ("none.yaml", "no such task file"),
+        ] {
+            let error = names(&[selector], &folders).unwrap_err();
+            assert!(error.contains(expected), "{selector}: {error}");
+        }
+        assert!(names(&["StsbRuSTS"], &[]).unwrap_err().contains("there is no tasks/ folder here"));
     }
 }

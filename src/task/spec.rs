@@ -47,6 +47,11 @@ impl TaskType {
         TYPES.iter().find(|t| t.0 == self).map_or(("", &[], &[]), |t| (t.1, t.2, t.3))
     }
 
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TYPES.iter().map(|t| t.0)
+    }
+
     /// mteb's name.
     pub fn name(self) -> &'static str {
         self.row().0
@@ -88,6 +93,8 @@ pub enum Source {
         repo: String,
         /// Commit.
         revision: Option<String>,
+        /// Its configuration, where it has several.
+        config: Option<String>,
     },
 }
 
@@ -185,23 +192,24 @@ impl TaskSpec {
     /// # Errors
     /// Every fault of the file, located.
     pub fn load(path: &Path) -> Result<Self, TaskError> {
-        let file = path.display().to_string();
-        let faults = Faults::new(&file);
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(e) => {
-                faults.add(&Origin::Line(1), format!("cannot be read: {e}"));
-                String::new()
+        let faults = Faults::new(path.display().to_string());
+        let root = match std::fs::read_to_string(path)
+            .map_err(|e| (1, format!("cannot be read: {e}")))
+            .and_then(|t| node::parse(&t))
+        {
+            Ok(root) => Some(root),
+            Err((line, message)) => {
+                faults.add(&Origin::Line(line), message);
+                None
             }
         };
-        let root = node::parse(&text).unwrap_or_else(|(line, message)| {
-            faults.add(&Origin::Line(line), message);
-            Node { value: Value::Map(Vec::new()), origin: Origin::Line(1) }
-        });
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let spec = if text.trim().is_empty() { None } else { Some(read(&root, folder, path, &faults)) };
+        let spec = root.map(|root| read(&root, folder, path, &faults));
         let spec = faults.finish(spec)?;
-        spec.ok_or_else(|| TaskError::Other { task: file, message: "the task file is empty".into() })
+        spec.ok_or_else(|| TaskError::Other {
+            task: path.display().to_string(),
+            message: "the task file is empty".into(),
+        })
     }
 
     /// The name of the column with this role.
@@ -212,7 +220,7 @@ impl TaskSpec {
 
 fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
     let r = Reader::new(Some(root), "", &root.origin, faults);
-    let name = r.required_text("name");
+    let name = r.plain_name("name");
     if !r.has("type") {
         r.fault("type", "is missing");
     }
@@ -243,6 +251,16 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
             }
         }
     }
+    let rows_of = |split: &Option<String>| match (&source, split) {
+        (Source::Files(files), Some(split)) => files.get(split).map(|file| file.display().to_string()),
+        (Source::Hub { .. }, split) => split.clone(),
+        _ => None,
+    };
+    if let (Some(dev), Some(test)) = (rows_of(&splits.1), rows_of(&splits.2))
+        && dev == test
+    {
+        s.fault("dev", "has the rows of test: choices would be made on the rows that are reported; leave dev out");
+    }
     if splits.1.is_none() && splits.2.is_none() && splits.0.is_none() {
         s.fault_here("names no split: give train, dev or test");
     }
@@ -254,14 +272,21 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
     }
     c.finish();
     let settings = read_settings(&r, kind);
-    let p = r.section("prompts");
     let mut prompts = BTreeMap::new();
-    for key in ["query", "document", "all"] {
-        if let Some(text) = p.text(key) {
-            prompts.insert(key.to_string(), text);
+    if let Some(Value::Text(text)) = r.node("prompts").map(|n| &n.value) {
+        prompts.insert("all".to_string(), text.clone());
+    } else {
+        let p = r.section("prompts");
+        for key in ["query", "document", "all"] {
+            if let Some(text) = p.text(key) {
+                prompts.insert(key.to_string(), text);
+            }
         }
+        if prompts.contains_key("all") && prompts.len() > 1 {
+            p.fault_here("give one prompt for all texts, or those of query and document");
+        }
+        p.finish();
     }
-    p.finish();
     let spec = TaskSpec {
         name,
         kind,
@@ -281,40 +306,55 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
 fn read_source(r: &Reader<'_>, folder: &Path) -> Source {
     let d = r.section("data");
     let hub = d.text("hub");
-    let revision = d.text("revision");
+    let (revision, config) = (d.text("revision"), d.text("config"));
     let mut files = BTreeMap::new();
-    if let Some(Node { value: Value::Map(entries), .. }) = d.node("files") {
-        for (split, node) in entries {
-            match &node.value {
-                Value::Text(file) => {
-                    files.insert(split.clone(), folder.join(file));
-                }
-                Value::Map(inner) => {
-                    for (_, node) in inner {
-                        if let Value::Text(file) = &node.value {
-                            files.insert(split.clone(), folder.join(file));
-                        }
-                    }
-                }
-                other => d.faults().add(&node.origin, format!("data.files.{split} = {}: must be a file", other.show())),
-            }
-        }
+    match d.node("files").map(|n| &n.value) {
+        None | Some(Value::Null) => {}
+        Some(Value::Map(entries)) => read_files("", entries, folder, d.faults(), &mut files),
+        Some(_) => d.fault("files", "must be a mapping of splits to files, such as {test: test.jsonl}"),
     }
+    let given = d.has("files");
     let source = match hub {
-        Some(repo) if files.is_empty() => Source::Hub { repo, revision },
-        Some(_) => {
-            d.fault("hub", "both hub and files are given: keep one");
-            Source::Files(files)
+        Some(repo) => {
+            if given {
+                d.fault("hub", "both hub and files are given: keep one");
+            }
+            Source::Hub { repo, revision, config }
         }
         None => {
-            if files.is_empty() {
+            if !given {
                 d.fault_here("give files: {split: file}, or hub: org/name");
+            }
+            for key in ["revision", "config"] {
+                if d.has(key) {
+                    d.fault(key, "is a setting of hub data, but files are given");
+                }
             }
             Source::Files(files)
         }
     };
     d.finish();
     source
+}
+
+/// Files by split; those of retrieval may be grouped (`qrels: {test: …}` is `qrels.test`).
+fn read_files(
+    group: &str,
+    entries: &[(String, Node)],
+    folder: &Path,
+    faults: &Faults,
+    files: &mut BTreeMap<String, PathBuf>,
+) {
+    for (split, node) in entries {
+        let name = format!("{group}{split}");
+        match &node.value {
+            Value::Text(file) if !file.trim().is_empty() => {
+                files.insert(name, folder.join(file));
+            }
+            Value::Map(inner) if group.is_empty() => read_files(&format!("{split}."), inner, folder, faults, files),
+            other => faults.add(&node.origin, format!("data.files.{name} = {}: must be a file", other.show())),
+        }
+    }
 }
 
 fn read_settings(r: &Reader<'_>, kind: TaskType) -> Protocols {
@@ -361,4 +401,116 @@ fn read_settings(r: &Reader<'_>, kind: TaskType) -> Protocols {
     }
     s.finish();
     p
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: &str =
+        "name: A\ntype: STS\ndata: {files: {test: t.jsonl, dev: d.jsonl}}\nsplits: {test: test, dev: dev}\n";
+
+    fn load(text: &str) -> Result<TaskSpec, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.yaml");
+        std::fs::write(&path, text).unwrap();
+        TaskSpec::load(&path).map_err(|e| e.to_string().replace(&path.display().to_string(), "a.yaml"))
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_protocols() {
+        let spec = load(NEEDED).unwrap();
+        assert_eq!(
+            (spec.kind, spec.metric.as_str(), spec.column("score")),
+            (TaskType::Sts, "cosine_spearman", "score")
+        );
+        assert_eq!((spec.splits.0.clone(), spec.settings.score_range, spec.prompts.len()), (None, (0.0, 5.0), 0));
+        let text = "name: B\ntype: Clustering\nlanguages: rus-Cyrl\ndata: {hub: org/set, revision: abc, config: ru}\nsplits: {test: test}\n\
+                    columns: {sentences: title}\nsettings: {max_documents: 100}\nprompts: 'cluster: '\n";
+        let spec = load(text).unwrap();
+        let (revision, config) = (Some("abc".to_string()), Some("ru".to_string()));
+        assert_eq!(spec.source, Source::Hub { repo: "org/set".into(), revision, config });
+        assert_eq!(
+            (spec.column("sentences"), spec.column("labels"), spec.settings.max_documents),
+            ("title", "labels", 100)
+        );
+        assert_eq!((spec.settings.batch_size, spec.prompts["all"].as_str()), (512, "cluster: "));
+    }
+
+    #[test]
+    fn types_of_a_later_release_are_read() {
+        for (kind, files) in [
+            ("PairClassification", "{test: t.jsonl}"),
+            ("Reranking", "{test: t.jsonl}"),
+            ("BitextMining", "{test: t.jsonl}"),
+            ("Retrieval", "{corpus: c.jsonl, queries: q.jsonl, qrels: {test: r.tsv, dev: e.tsv}}"),
+        ] {
+            let spec =
+                load(&format!("name: A\ntype: {kind}\ndata: {{files: {files}}}\nsplits: {{test: test}}\n")).unwrap();
+            assert!(!spec.kind.available() && spec.kind.name() == kind);
+            let Source::Files(files) = spec.source else { panic!("{kind}") };
+            assert_eq!(files.contains_key("qrels.dev"), kind == "Retrieval");
+        }
+    }
+
+    #[test]
+    fn each_fault_is_told_with_its_place() {
+        let with = |added: &str| format!("{NEEDED}{added}");
+        for (text, expected) in [
+            (String::new(), "a.yaml:1: name: is missing"),
+            (with("x: [1\n"), "a.yaml:6: not valid YAML: while parsing a flow sequence, expected ',' or ']'"),
+            ("name: A\ndata: {files: {test: t}}\nsplits: {test: test}\n".into(), "a.yaml:1: type: is missing"),
+            (NEEDED.replace("STS", "Clasification"), "did you mean `Classification`?"),
+            (NEEDED.replace("name: A", "name: ../A"), "a.yaml:1: name = ../A: must be a plain name"),
+            (
+                with("metric: cosine_sperman\n"),
+                "a.yaml:5: metric = cosine_sperman: a STS task can be ranked by cosine_spearman; did you mean `cosine_spearman`?",
+            ),
+            (with("columns: {sentense1: a}\n"), "a.yaml:5: unknown key `columns.sentense1`; did you mean `sentence1`?"),
+            (
+                with("columns: {label: a}\n"),
+                "a.yaml:5: unknown key `columns.label`; known here: score, sentence1, sentence2",
+            ),
+            (
+                with("settings: {n_experiments: 3}\n"),
+                "a.yaml:5: unknown key `settings.n_experiments`; known here: max_score, min_score",
+            ),
+            (
+                with("settings: {min_score: 5, max_score: 0}\n"),
+                "a.yaml:5: settings: min_score 5 is not below max_score 0",
+            ),
+            (with("prompts: {qery: a}\n"), "a.yaml:5: unknown key `prompts.qery`; did you mean `query`?"),
+            (with("prompts: {all: a, query: b}\n"), "a.yaml:5: prompts: give one prompt for all texts"),
+            (
+                NEEDED.replace("{test: test, dev: dev}", "{test: tset}"),
+                "a.yaml:4: splits.test = tset: data.files has no such split; it has dev, test",
+            ),
+            (
+                NEEDED.replace("{test: test, dev: dev}", "{}"),
+                "a.yaml:4: splits: names no split: give train, dev or test",
+            ),
+            (NEEDED.replace("dev: dev", "dev: test"), "a.yaml:4: splits.dev = test: has the rows of test"),
+            (NEEDED.replace("d.jsonl", "t.jsonl"), "a.yaml:4: splits.dev = dev: has the rows of test"),
+            (NEEDED.replace("t.jsonl", "''"), "a.yaml:3: data.files.test = : must be a file"),
+            (NEEDED.replace("t.jsonl", "5"), "a.yaml:3: data.files.test = 5: must be a file"),
+            (
+                NEEDED.replace("files: {test: t.jsonl, dev: d.jsonl}", "files: t.jsonl"),
+                "a.yaml:3: data.files = t.jsonl: must be a mapping of splits to files",
+            ),
+            (NEEDED.replace("files:", "revision: a, files:"), "a.yaml:3: data.revision = a: is a setting of hub data"),
+            (
+                NEEDED.replace("files:", "hub: a/b, files:"),
+                "a.yaml:3: data.hub = a/b: both hub and files are given: keep one",
+            ),
+            (
+                NEEDED.replace("data: {files: {test: t.jsonl, dev: d.jsonl}}", "data: {}"),
+                "a.yaml:3: data: give files: {split: file}, or hub: org/name",
+            ),
+        ] {
+            let found = load(&text).unwrap_err();
+            assert!(found.lines().any(|line| line.contains(expected)), "{text}\nexpected {expected}\nfound {found}");
+        }
+        // A file that is no YAML has that one fault, not a list of what is missing from it.
+        assert_eq!(load("name: [\n").unwrap_err().lines().count(), 1);
+    }
 }

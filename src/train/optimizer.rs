@@ -127,6 +127,7 @@ impl Parameter {
             step_size: (lr / (1.0 - beta1.powi(step as i32))) as f32,
             root_correction: (1.0 - beta2.powi(step as i32)).sqrt() as f32,
             betas: (beta1 as f32, beta2 as f32),
+            rest: ((1.0 - beta1) as f32, (1.0 - beta2) as f32),
             eps: settings.eps as f32,
             scale: scale as f32,
             moments: RefCell::new((&mut self.first, &mut self.second)),
@@ -162,6 +163,8 @@ struct Update<'a> {
     step_size: f32,
     root_correction: f32,
     betas: (f32, f32),
+    /// 1 − β, rounded once: 1 − 0.999 in f32 is off by 5e-5.
+    rest: (f32, f32),
     eps: f32,
     scale: f32,
     moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
@@ -183,15 +186,17 @@ impl InplaceOp2 for Update<'_> {
         if p.len() != g.len() || p.len() != first.len() {
             bail!("adamw: parameter of {} values, gradient of {}", p.len(), g.len());
         }
-        let Self { betas: (beta1, beta2), eps, scale, root_correction, lr_decay, step_size, .. } = *self;
+        let Self {
+            betas: (beta1, beta2), rest: (rest1, rest2), eps, scale, root_correction, lr_decay, step_size, ..
+        } = *self;
         p.par_chunks_mut(BLOCK)
             .zip(g.par_chunks(BLOCK))
             .zip(first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK)))
             .for_each(|((p, g), (m, v))| {
                 for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                     let g = g * scale;
-                    *m = beta1 * *m + (1.0 - beta1) * g;
-                    *v = beta2 * *v + (1.0 - beta2) * g * g;
+                    *m = beta1 * *m + rest1 * g;
+                    *v = beta2 * *v + rest2 * g * g;
                     let root = v.sqrt() / root_correction + eps;
                     *p = *p * lr_decay - step_size * *m / root;
                 }
@@ -256,7 +261,8 @@ mod tests {
         let mut optimizer = Optimizer::new(settings, &BTreeMap::from([("a".to_string(), a.clone())]));
         let mut stopped = None;
         for step in 1..=5 {
-            optimizer.accumulate(&(quadratic(&a) * 0.0).unwrap()).unwrap();
+            let zero = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap();
+            optimizer.accumulate(&quadratic(&a).mul(&zero).unwrap()).unwrap();
             if optimizer.step(0.1).is_err() {
                 stopped = Some(step);
                 break;

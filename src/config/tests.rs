@@ -1,0 +1,383 @@
+//! The config by example: what is wrong is told with its place, what is right reads as written.
+
+use std::path::{Path, PathBuf};
+
+use super::schema::{Adapter, Alpha, Base, Objective, Rule, SlerpMode, TrainSet};
+use super::{Config, ConfigErrors, Document, Trial};
+
+/// Three lines that every config needs; what a case adds begins on line 4.
+const NEEDED: &str = "name: x\nbase: org/model\ndata: {train: t.jsonl, dev: d.jsonl}\n";
+
+fn parse(text: &str, sets: &[&str]) -> Result<Document, ConfigErrors> {
+    let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    Document::parse(text, "c.yaml", Path::new("/configs"), &sets)
+}
+
+fn check(added: &str, sets: &[&str]) -> Result<Config, ConfigErrors> {
+    parse(&format!("{NEEDED}{added}"), sets)?.check()
+}
+
+fn trials(added: &str, sets: &[&str]) -> Result<Vec<Trial>, ConfigErrors> {
+    parse(&format!("{NEEDED}{added}"), sets)?.trials()
+}
+
+fn errors<T: std::fmt::Debug>(result: Result<T, ConfigErrors>) -> Vec<String> {
+    result.unwrap_err().to_string().lines().map(ToString::to_string).collect()
+}
+
+#[test]
+fn each_fault_is_told_with_its_place() {
+    for (added, expected) in [
+        ("loss: {temperature: 0}", "c.yaml:4: loss.temperature = 0: must be above 0 (0.02 to 0.1 is usual)"),
+        ("loss:\n  temperature: -0.5", "c.yaml:5: loss.temperature = -0.5: must be above 0 (0.02 to 0.1 is usual)"),
+        ("loss: {temperature: .nan}", "c.yaml:4: loss.temperature = NaN: must be above 0 (0.02 to 0.1 is usual)"),
+        ("loss: {temperature: warm}", "c.yaml:4: loss.temperature = warm: must be above 0 (0.02 to 0.1 is usual)"),
+        ("loss: {temprature: 0.1}", "c.yaml:4: unknown key `loss.temprature`; did you mean `temperature`?"),
+        ("loss: {name: triplet}", "c.yaml:4: loss.name = triplet: must be one of info_nce"),
+        ("loss: {hard_negatives: 65}", "c.yaml:4: loss.hard_negatives = 65: must be a whole number from 0 to 64"),
+        ("loss: [1]", "c.yaml:4: loss = [1]: must be a mapping"),
+        ("lss:\n  temperature: 1", "c.yaml:4: unknown key `lss`; did you mean `loss`?"),
+        (
+            "objective: symetric",
+            "c.yaml:4: objective = symetric: must be one of symmetric, asymmetric; did you mean `symmetric`?",
+        ),
+        ("objective: tsdae", "c.yaml:4: objective = tsdae: is not available yet; symmetric and asymmetric are"),
+        ("adapter: {kind: qlora}", "c.yaml:4: adapter.kind = qlora: is not available yet; full and lora are"),
+        ("adapter: {rank: 8}", "c.yaml:4: adapter.rank = 8: is a setting of LoRA, but adapter.kind is full"),
+        ("adapter: {kind: lora, rank: 0}", "c.yaml:4: adapter.rank = 0: must be a whole number from 1 to 4096"),
+        ("adapter: {kind: lora, rank: 8.5}", "c.yaml:4: adapter.rank = 8.5: must be a whole number from 1 to 4096"),
+        ("adapter: {kind: lora, dropout: 1}", "c.yaml:4: adapter.dropout = 1: must be from 0 to below 1"),
+        ("adapter: {kind: lora, targets: []}", "c.yaml:4: adapter.targets = []: must name at least one linear layer"),
+        ("train: {lr: fast}", "c.yaml:4: train.lr = fast: must be above 0"),
+        ("train:\n  # a comment\n  lr: 0", "c.yaml:6: train.lr = 0: must be above 0"),
+        (
+            "train: {batch: 1}",
+            "c.yaml:4: train.batch = 1: must be at least 2: the other rows of a batch are its negatives",
+        ),
+        ("train: {epochs: 99999999999999999999}", "c.yaml:4: train.epochs = 1e20: must be a whole number from 1"),
+        ("train: {eval_every: 0}", "c.yaml:4: train.eval_every = 0: must be a whole number from 1"),
+        ("train: {betas: [0.9]}", "c.yaml:4: train.betas = [0.9]: must be two numbers from 0 to below 1"),
+        ("train: {clip: 0}", "c.yaml:4: train.clip = 0: must be above 0, or null for none"),
+        (
+            "train: {schedule: linaer}",
+            "c.yaml:4: train.schedule = linaer: must be one of linear, cosine, constant; did you mean `linear`?",
+        ),
+        (
+            "train: {warmup: 1.5}",
+            "c.yaml:4: train.warmup = 1.5: must be a share of the steps from 0 to below 1, or a whole number of steps",
+        ),
+        ("train: {max_length: {query: 2}}", "c.yaml:4: train.max_length.query = 2: must be a whole number from 4"),
+        ("train: {freeze: {a: b}}", "c.yaml:4: train.freeze = {a: b}: must be text or a list of texts"),
+        ("score: {limit: 5}", "c.yaml:4: score.limit = 5: must be a whole number from 20"),
+        ("score: {checkpoints: true}", "c.yaml:4: score.checkpoints = true: must be text; put it in quotes"),
+        ("choose: {on: train}", "c.yaml:4: choose.on = train: must be one of dev, test"),
+        (
+            "choose: {by: mean_task_typ}",
+            "c.yaml:4: choose.by = mean_task_typ: must be mean_task_type, mean_task or a task's name; did you mean `mean_task_type`?",
+        ),
+        ("run: {executor: slurm}", "c.yaml:4: run.executor = slurm: is not available yet; local is"),
+        ("run: {dtype: bf16}", "c.yaml:4: run.dtype = bf16: is not available yet; f32 is"),
+        ("run: {device: gpu}", "c.yaml:4: run.device = gpu: must be auto, cpu, cuda or cuda:N"),
+        ("merge: [{linear: {}}]", "c.yaml:4: merge: must be {slerp: {first: …, second: …, alpha: auto}}"),
+        (
+            "objective: symmetric\ntrain:\n  max_length: {query: 32, document: 128}",
+            "c.yaml:6: train.max_length: objective symmetric encodes both sides alike: make the lengths equal, or use asymmetric",
+        ),
+        ("a: &a [1, 2]\nb: *c", "c.yaml:5: not valid YAML: while parsing node, found unknown anchor"),
+        ("loss:\n  temperature: 1\n  temperature: 2", "c.yaml:6: not valid YAML: duplicated key in mapping"),
+        ("train: {lr: [1\n", "c.yaml:5: not valid YAML: while parsing a flow sequence, expected ',' or ']'"),
+        ("train:\n\tlr: 1", "c.yaml:5: not valid YAML: tabs disallowed within this context (block indentation)"),
+        ("? [a]\n: 1", "c.yaml:1: has a key that is no text"),
+        ("---\nname: y", "c.yaml:5: holds more than one YAML document"),
+    ] {
+        let found = errors(check(added, &[]));
+        assert!(found.iter().any(|line| line == expected), "{added:?}\nexpected {expected}\nfound    {found:#?}");
+    }
+}
+
+#[test]
+fn what_every_config_needs() {
+    for (text, expected) in [
+        ("", "c.yaml:1: name: is missing"),
+        ("name: ''\nbase: a/b\ndata: {train: t}", "c.yaml:1: name = : must not be empty"),
+        ("base: a/b\nname:\ndata: {train: t}", "c.yaml:2: name = null: must not be empty"),
+        (
+            "name: ../x\nbase: a/b\ndata: {train: t}",
+            "c.yaml:1: name = ../x: must be a plain name (no / \\ : * ? \" < > |, no dot in front): it names files and folders",
+        ),
+        ("name: x\ndata: {train: t}", "c.yaml:1: base: is missing: give a model folder, or {scratch: {…}}"),
+        (
+            "name: x\nbase: ./none\ndata: {train: t}",
+            "c.yaml:2: base = ./none: no such model folder (relative to the config, or to the current folder)",
+        ),
+        (
+            "name: x\nbase: {scratc: {}}\ndata: {train: t}",
+            "c.yaml:2: unknown key `base.scratc`; did you mean `scratch`?",
+        ),
+        (
+            "name: x\nbase:\n  scratch: {hidden: 100, heads: 3}\ndata: {train: t}",
+            "c.yaml:3: base.scratch: hidden 100 is not a multiple of heads 3",
+        ),
+        (
+            "name: x\nbase: {scratch: {tokenizer: bpe}}\ndata: {train: t}",
+            "c.yaml:2: base.scratch.tokenizer = bpe: must be one of wordpiece",
+        ),
+        ("name: x\nbase: a/b", "c.yaml:1: data.train: is missing: give a file of training rows, or a list of them"),
+        (
+            "name: x\nbase: a/b\ndata:\n  train: [{path: t, weight: 0}]",
+            "c.yaml:4: data.train.weight = 0: must be above 0",
+        ),
+        ("name: x\nbase: a/b\ndata: {train: [{weight: 1}]}", "c.yaml:3: data.train.path: is missing"),
+        (
+            "name: x\nbase: a/b\ndata: {train: t}\ntrain: {eval_every: 5}",
+            "c.yaml:4: train.eval_every: needs dev rows: give data.dev",
+        ),
+        ("- a", "c.yaml:1: must be a mapping of settings"),
+    ] {
+        let found = errors(parse(text, &[]).and_then(|d| d.check()));
+        assert!(found.iter().any(|line| line == expected), "{text:?}\nexpected {expected}\nfound    {found:#?}");
+    }
+    let missing = errors(Document::load(Path::new("/none/c.yaml"), &[]));
+    assert!(missing[0].starts_with("/none/c.yaml: cannot be read: "), "{missing:?}");
+}
+
+#[test]
+fn all_faults_are_told_at_once_in_the_files_order() {
+    let added = "run: {device: gpu}\ngrid: {x.y: 3}\ntrain: {lr: 0, epochz: 2}\nlss:\n  temperature: 0\n";
+    let expected = [
+        "c.yaml:4: run.device = gpu: must be auto, cpu, cuda or cuda:N",
+        "c.yaml:5: grid.x.y: must be a list of at least one value",
+        "c.yaml:6: train.lr = 0: must be above 0",
+        "c.yaml:6: unknown key `train.epochz`; did you mean `epochs`?",
+        "c.yaml:7: unknown key `lss`; did you mean `loss`?",
+        "--set train.batch=0: train.batch = 0: must be a whole number from 1",
+    ];
+    assert_eq!(errors(trials(added, &["train.batch=0"])), expected);
+}
+
+#[test]
+fn hostile_documents_are_refused() {
+    let mut laughs = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x]\n");
+    for i in 1..12 {
+        laughs += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 9].join(","));
+    }
+    assert!(errors(check(&laughs, &[]))[0].contains("billion-laughs"));
+    for (nested, expected) in [
+        (format!("a: {}", "[".repeat(100_000)), "recursion limit exceeded"),
+        (format!("a:\n  {}", "- ".repeat(100_000)), "c.yaml:5: is nested too deep"),
+        (format!("a:\n  {}", "? ".repeat(100_000)), "c.yaml:5: is nested too deep"),
+        ((0..1_000).map(|i| format!("{}a:\n", " ".repeat(i))).collect(), "c.yaml:205: is nested too deep"),
+        ("#".repeat(5 << 20), "is larger than 4 MiB"),
+    ] {
+        let found = errors(check(&nested, &[]));
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+}
+
+#[test]
+fn an_override_is_applied_and_located() {
+    let config =
+        check("train: {lr: 1}", &["train.lr=2e-5", "train.clip=null", "adapter.kind=lora", "data.prompts.query='q: '"]);
+    let config = config.unwrap();
+    assert_eq!((config.train.lr, config.train.clip), (2e-5, None));
+    assert!(matches!(config.adapter, Adapter::Lora { rank: 8, .. }));
+    assert_eq!(config.data.prompts, (Some("q: ".into()), None));
+    // Paths that are typed are relative to the current folder, paths that are written to the config.
+    let config = check("", &["data.train=[{path: a.jsonl, weight: 2}, b.jsonl]", "data.train.0.limit=10"]).unwrap();
+    let first = TrainSet { path: PathBuf::from("a.jsonl"), weight: 2.0, limit: Some(10) };
+    assert_eq!((config.data.train.len(), &config.data.train[0]), (2, &first));
+    assert_eq!(config.data.dev[0].path, PathBuf::from("/configs/d.jsonl"));
+    for (set, expected) in [
+        ("train.lr=0", "--set train.lr=0: train.lr = 0: must be above 0"),
+        ("train.lrr=1", "--set train.lrr=1: unknown key `train.lrr`; did you mean `lr`?"),
+        ("train.lr", "--set train.lr: must be KEY=VALUE, such as train.lr=2e-5"),
+        ("=1", "--set =1: has an empty key"),
+        ("train..lr=1", "--set train..lr=1: has an empty key"),
+        ("train.lr=[1", "--set train.lr=[1: not valid YAML: while parsing a flow sequence, expected ',' or ']'"),
+        ("train=5", "--set train=5: train = 5: must be a mapping"),
+        (
+            "data.prompts.query=q: ",
+            "--set data.prompts.query=q: : data.prompts.query = {q: null}: must be text; put it in quotes",
+        ),
+    ] {
+        let found = errors(check("", &[set]));
+        assert!(found.iter().any(|line| line == expected), "{set}\nexpected {expected}\nfound    {found:#?}");
+    }
+}
+
+#[test]
+fn a_bare_config_has_the_defaults() {
+    let config = check("", &[]).unwrap();
+    assert_eq!(config.base, Base::Hub("org/model".into()));
+    assert_eq!((config.objective, config.adapter.clone()), (Objective::Asymmetric, Adapter::Full));
+    assert_eq!((config.loss.temperature, config.loss.hard_negatives), (0.05, 1));
+    let t = &config.train;
+    assert_eq!((t.epochs, t.max_steps, t.batch, t.accumulate, t.lr), (1, None, 32, 1, 2e-5));
+    assert_eq!((t.warmup, t.clip, t.weight_decay, t.betas, t.eps), (0.05, Some(1.0), 0.01, (0.9, 0.999), 1e-8));
+    assert_eq!((t.max_length, t.seed, t.eval_every, t.save_every), ((None, None), 1, None, None));
+    assert_eq!((config.choose.by.name(), config.choose.on_test, config.choose.seeds), ("mean_task_type", false, 3));
+    assert_eq!(config.data.train[0], TrainSet { path: "/configs/t.jsonl".into(), weight: 1.0, limit: None });
+    // A step's identity is a hash of this: the same settings give the same text, however they are written.
+    let written =
+        check("train: &t\n  lr: 2.0e-5\n  epochs: 1\nloss: {hard_negatives: 1, temperature: 5.0e-2}\n", &[]).unwrap();
+    assert_eq!(serde_json::to_string(&config).unwrap(), serde_json::to_string(&written).unwrap());
+    assert_eq!(check("", &["adapter=null", "train=null", "train.betas=null"]).unwrap(), config);
+}
+
+#[test]
+fn a_full_config_reads_as_written() {
+    let text = "
+name: full
+base: {scratch: {layers: 1, hidden: 64, vocabulary: 500, tokenizer: wordpiece, lower_case: false, seed: 7}}
+data:
+  train: [a.jsonl, {path: /b.csv, weight: 0.5, limit: 100}]
+  dev: d.jsonl
+  prompts: {query: 'q: ', document: ''}
+objective: asymmetric
+loss: {name: info_nce, temperature: 0.02, hard_negatives: 0}
+adapter: {kind: lora, rank: 4, alpha: 32, dropout: 0.1, targets: all-linear}
+train: {epochs: 2, batch: 8, lr: 1e-3, schedule: cosine, warmup: 10, clip: null, max_length: 64, save_every: 5, freeze: ['embeddings.*']}
+merge:
+  - slerp: {first: {name: a}, second: {name: b}, alpha: [0.2, 1], mode: delta}
+score: {tasks: [type=STS], checkpoints: last, limit: 50, seeds: 2}
+choose: {on: test, by: StsbRuSTS}
+run: {executor: local, jobs: 1, device: 'cuda:1', dtype: f32}
+";
+    let config = parse(text, &[]).unwrap().check().unwrap();
+    let Base::Scratch(scratch) = &config.base else { panic!("{:?}", config.base) };
+    assert_eq!((scratch.heads, scratch.intermediate, scratch.max_length, scratch.lower_case), (2, 256, 128, false));
+    assert_eq!(config.data.train[1], TrainSet { path: "/b.csv".into(), weight: 0.5, limit: Some(100) });
+    assert_eq!(config.data.prompts, (Some("q: ".into()), Some(String::new())));
+    let targets = vec!["all-linear".to_string()];
+    assert_eq!(config.adapter, Adapter::Lora { rank: 4, alpha: 32.0, dropout: 0.1, targets });
+    assert_eq!((config.train.warmup, config.train.clip, config.train.max_length), (10.0, None, (Some(64), Some(64))));
+    let merge = &config.merge[0];
+    assert_eq!((merge.alpha.clone(), merge.mode, merge.budget), (Alpha::Values(vec![0.2, 1.0]), SlerpMode::Delta, 12));
+    assert_eq!((config.score.all_checkpoints, config.score.limit), (false, Some(50)));
+    assert_eq!((config.choose.on_test, config.choose.by.clone()), (true, Rule::Task("StsbRuSTS".into())));
+    assert_eq!(config.run.device, "cuda:1");
+}
+
+#[test]
+fn the_model_may_lie_beside_the_config() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("model")).unwrap();
+    let file = folder.path().join("c.yaml");
+    std::fs::write(&file, "\u{feff}name: x\nbase: model\ndata: {train: t.jsonl}\n").unwrap();
+    let config = Document::load(&file, &[]).unwrap().check().unwrap();
+    assert_eq!(config.base, Base::Folder(folder.path().join("model")));
+}
+
+fn labels(trials: &[Trial]) -> Vec<&str> {
+    trials.iter().map(|t| t.label.as_str()).collect()
+}
+
+#[test]
+fn a_grid_spans_its_trials_in_the_configs_order() {
+    assert_eq!(labels(&trials("", &[]).unwrap()), ["x"]);
+    let grid = "adapter: {kind: lora}\ngrid: {objective: [symmetric, asymmetric], adapter.rank: [8, 32], loss.temperature: [0.02], train.lr: [2e-5]}\n";
+    let found = trials(grid, &[]).unwrap();
+    let expected = [
+        "symmetric r8 T0.02 lr=2e-5",
+        "symmetric r32 T0.02 lr=2e-5",
+        "asymmetric r8 T0.02 lr=2e-5",
+        "asymmetric r32 T0.02 lr=2e-5",
+    ];
+    assert_eq!(labels(&found), expected);
+    assert_eq!(found[1].axes[1], ("adapter.rank".to_string(), "32".to_string()));
+    // Alpha was not written: it follows the trial's own rank.
+    assert!(matches!(found[1].config.adapter, Adapter::Lora { rank: 32, alpha: 64.0, .. }));
+    // Axes of the adapter apply where there is one, and so do the settings that all trials share.
+    let kinds = "adapter: {alpha: 16}\ngrid: {adapter.kind: [full, lora], adapter.rank: [8, 32]}\n";
+    let found = trials(kinds, &[]).unwrap();
+    assert_eq!(labels(&found), ["full", "lora r8", "lora r32"]);
+    assert_eq!((found[0].config.adapter.clone(), found[0].axes.len()), (Adapter::Full, 1));
+    assert!(matches!(found[2].config.adapter, Adapter::Lora { alpha: 16.0, .. }));
+    // Axes whose last parts are the same keep their whole keys.
+    let lengths = "grid: {train.max_length.query: [8], data.prompts.query: [a]}\n";
+    assert_eq!(labels(&trials(lengths, &[]).unwrap()), ["train.max_length.query=8 data.prompts.query=a"]);
+    assert_eq!(labels(&trials("adapter: {kind: lora}\n", &["grid.adapter.rank=[4, 6]"]).unwrap()), ["r4", "r6"]);
+}
+
+#[test]
+fn named_trials_are_variants() {
+    let named = "adapter: {kind: lora, rank: 4}\ntrials:\n  - {name: plain}\n  - {name: whole, set: {adapter.kind: full, train.lr: 1e-5}}\n";
+    let found = trials(named, &[]).unwrap();
+    assert_eq!(labels(&found), ["plain", "whole"]);
+    assert_eq!((found[1].config.adapter.clone(), found[1].config.train.lr), (Adapter::Full, 1e-5));
+    assert_eq!(found[1].axes[1], ("train.lr".to_string(), "1e-5".to_string()));
+}
+
+#[test]
+fn faults_of_grids_trials_and_merges() {
+    let grid = "grid: {objective: [symmetric, asymmetric]}\n";
+    let merge =
+        |first: &str, second: &str| format!("{grid}merge:\n  - slerp:\n      first: {first}\n      second: {second}\n");
+    let many: Vec<String> = (1..=101).map(|i| i.to_string()).collect();
+    for (added, expected) in [
+        ("grid: 3".into(), "c.yaml:4: grid: must be a mapping of settings to lists of values"),
+        ("grid: {train.lr: []}".into(), "c.yaml:4: grid.train.lr: must be a list of at least one value"),
+        ("grid: {train.lr: [0.1, 1e-1]}".into(), "c.yaml:4: grid.train.lr: lists 0.1 twice"),
+        (
+            "grid: {run.device: [cpu]}".into(),
+            "c.yaml:4: grid.run.device: cannot be an axis: it is the same for all trials of a sweep",
+        ),
+        ("grid:\n  train.lr: [1, 0]".into(), "c.yaml:5: train.lr = 0: must be above 0"),
+        ("grid:\n  train.lrr: [1]".into(), "c.yaml:5: unknown key `train.lrr`; did you mean `lr`?"),
+        (
+            "grid:\n  adapter.rank: [8]".into(),
+            "c.yaml:5: grid.adapter.rank: applies to no trial: adapter.kind is full; make it lora",
+        ),
+        (
+            "grid:\n  adapter: [{kind: lora}]\n  adapter.rank: [8]".into(),
+            "c.yaml:6: grid.adapter.rank: overlaps with grid.adapter: one of them would overwrite the other",
+        ),
+        (
+            format!("grid: {{train.seed: [{0}], train.epochs: [{0}]}}", many.join(", ")),
+            "c.yaml:4: grid: spans more than 10000 trials: give fewer values",
+        ),
+        (
+            format!("{grid}trials: [{{name: a}}]"),
+            "c.yaml:5: trials: a config has either a grid or named trials: remove one of them",
+        ),
+        (
+            "grid: {base: [a/b]}".into(),
+            "c.yaml:4: grid.base: cannot be an axis: it is the same for all trials of a sweep",
+        ),
+        (
+            "trials: [{name: a, set: {base: b}}]".into(),
+            "c.yaml:4: trials.set.base: is the same for all trials of a sweep",
+        ),
+        ("trials: [{name: a}, {name: a}]".into(), "c.yaml:4: trials.name = a: is taken by another trial"),
+        ("trials: [{set: {}}]".into(), "c.yaml:4: trials.name: is missing"),
+        (
+            "trials: [{name: a, set: [1]}]".into(),
+            "c.yaml:4: trials.set = [1]: must be a mapping of settings to values, such as {train.lr: 1e-4}",
+        ),
+        ("trials: [{name: a, set: {train.lrr: 1}}]".into(), "c.yaml:4: unknown key `train.lrr`; did you mean `lr`?"),
+        (
+            "trials: [{name: a, set: {adapter.rank: 8}}]".into(),
+            "c.yaml:4: adapter.rank = 8: is a setting of LoRA, but adapter.kind is full",
+        ),
+        (
+            merge("{objectve: symmetric}", "{objective: asymmetric}"),
+            "c.yaml:7: merge.slerp.first.objectve: no axis of this name; there are objective, name; did you mean `objective`?",
+        ),
+        (
+            merge("{objective: symmetric}", "{objective: asymetric}"),
+            "c.yaml:8: merge.slerp.second.objective = asymetric: no trial has this; there are symmetric, asymmetric; did you mean `asymmetric`?",
+        ),
+        (
+            merge("{objective: symmetric}", "{objective: symmetric}"),
+            "c.yaml:6: merge.slerp: first and second select the same trials",
+        ),
+        (
+            merge("{}", "{objective: symmetric}"),
+            "c.yaml:7: merge.slerp.first = {}: must be a mapping of an axis to a value, such as {objective: symmetric}",
+        ),
+    ] {
+        let found = errors(trials(&added, &[]));
+        assert!(found.iter().any(|line| line == expected), "{added:?}\nexpected {expected}\nfound    {found:#?}");
+    }
+    assert_eq!(trials(&merge("{objective: symmetric}", "{objective: asymmetric}"), &[]).unwrap().len(), 2);
+}
