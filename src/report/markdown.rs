@@ -33,7 +33,10 @@ fn p_value(p: f64) -> String {
 /// The whole page.
 pub fn page(run: &RunRecord, statistics: &Statistics, plots: &[Plot]) -> String {
     let mut out = String::new();
-    let finals: Vec<usize> = (0..run.variants.len()).filter(|&i| is_final(&run.variants[i])).collect();
+    // A checkpoint on the way stands in the tables only if it was chosen.
+    let is_chosen = |v: &Variant| run.choice.as_ref().is_some_and(|c| c.id == v.id);
+    let finals: Vec<usize> =
+        (0..run.variants.len()).filter(|&i| is_final(&run.variants[i]) || is_chosen(&run.variants[i])).collect();
     if run.choice.as_ref().is_some_and(|c| c.on == "test") {
         out.push_str("> **Chosen on test:** the scores of the chosen variant below are too high by that choice.\n\n");
     }
