@@ -52,11 +52,13 @@ pub struct BuildOptions<'a> {
     pub adapter: Option<&'a Adapter>,
     /// Whether the adapter is trained.
     pub adapter_trainable: bool,
+    /// Whether the weights are another embedder's variables, whose training changes them.
+    pub changing: bool,
 }
 
 impl Default for BuildOptions<'_> {
     fn default() -> Self {
-        Self { device: Device::Cpu, trainable: &|_| false, adapter: None, adapter_trainable: false }
+        Self { device: Device::Cpu, trainable: &|_| false, adapter: None, adapter_trainable: false, changing: false }
     }
 }
 
@@ -89,6 +91,7 @@ impl Embedder {
             options.trainable,
             options.adapter,
             options.adapter_trainable,
+            options.changing,
         );
         let Architecture::Bert(config) = &files.architecture;
         let encoder = Bert::load(config, &parameters)?;
@@ -198,7 +201,12 @@ impl Embedder {
         let adapter = self.adapter();
         Self::build(
             &files,
-            &BuildOptions { device: self.device.clone(), adapter: adapter.as_ref(), ..Default::default() },
+            &BuildOptions {
+                device: self.device.clone(),
+                adapter: adapter.as_ref(),
+                changing: true,
+                ..Default::default()
+            },
         )
     }
 }

@@ -23,6 +23,7 @@ pub struct Parameters<'a> {
     trainable: Trainable<'a>,
     adapter: Option<&'a Adapter>,
     adapter_trainable: bool,
+    changing: bool,
     used: RefCell<BTreeMap<String, Tensor>>,
     vars: RefCell<BTreeMap<String, Var>>,
     adapted: RefCell<Vec<String>>,
@@ -37,7 +38,8 @@ pub struct Taken {
 }
 
 impl<'a> Parameters<'a> {
-    /// `path` is named in errors.
+    /// `path` is named in errors; `changing` says that somebody else writes to the weights.
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         weights: &'a Weights,
         path: PathBuf,
@@ -45,6 +47,7 @@ impl<'a> Parameters<'a> {
         trainable: Trainable<'a>,
         adapter: Option<&'a Adapter>,
         adapter_trainable: bool,
+        changing: bool,
     ) -> Self {
         Self {
             weights,
@@ -53,6 +56,7 @@ impl<'a> Parameters<'a> {
             trainable,
             adapter,
             adapter_trainable,
+            changing,
             used: RefCell::default(),
             vars: RefCell::default(),
             adapted: RefCell::default(),
@@ -127,6 +131,7 @@ impl<'a> Parameters<'a> {
             lora.b = self.register(&format!("{module}.lora_B.weight"), &lora.b, self.adapter_trainable)?;
         }
         Linear::new(weight, bias, lora)
+            .map(|linear| if self.changing { linear.changing() } else { linear })
             .map_err(|e| ModelError::file(&self.path, format!("the adapter of `{module}` does not fit the base: {e}")))
     }
 

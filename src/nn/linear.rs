@@ -3,10 +3,13 @@
 //! A frozen weight is no operand of the op, so the backward pass computes `grad · W` alone: no weight gradient is
 //! computed or kept. candle's own `matmul` would do both.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 
 use super::activation::{Activation, gelu_in_place};
 use super::kernel::gemm::{Operand, multiply};
+use super::kernel::packed::Packed;
 use super::kernel::parallel;
 use super::storage::{buffer, output, values, with_values};
 
@@ -21,6 +24,16 @@ pub struct Linear {
     pub bias: Option<Tensor>,
     /// Low-rank adapter of a frozen weight.
     pub lora: Option<LowRank>,
+    prepared: Option<Arc<Prepared>>,
+}
+
+/// A frozen weight as the matrix unit reads it, made when first used.
+#[derive(Debug, Default)]
+struct Prepared {
+    /// `Wᵀ`, for the forward pass.
+    forward: OnceLock<Option<Packed>>,
+    /// `W`, for the backward pass.
+    backward: OnceLock<Option<Packed>>,
 }
 
 /// LoRA (Hu et al. 2021): `ΔW = scale B A`.
@@ -59,7 +72,18 @@ impl Linear {
                 );
             }
         }
-        Ok(Self { weight, bias, lora })
+        let prepared = (!weight.track_op()).then(Arc::default);
+        Ok(Self { weight, bias, lora, prepared })
+    }
+
+    /// The same layer for a weight that somebody else writes to: nothing derived from it is kept between calls.
+    pub fn changing(self) -> Self {
+        Self { prepared: None, ..self }
+    }
+
+    fn frozen(&self, activation: Activation) -> Frozen {
+        let (weight, bias, prepared) = (self.weight.clone(), self.bias.clone(), self.prepared.clone());
+        Frozen { weight, bias, activation, prepared }
     }
 
     /// `[tokens, in]` → `[tokens, out]`. `dropout_seed` switches the adapter's dropout on.
@@ -83,7 +107,7 @@ impl Linear {
                 None => Ok(y),
             };
         }
-        let base = Frozen { weight: self.weight.clone(), bias, activation: Activation::None };
+        let base = self.frozen(Activation::None);
         match &self.lora {
             None => x.apply_op1(base),
             Some(lora) if lora.dropout > 0.0 && dropout_seed.is_some() => {
@@ -98,11 +122,7 @@ impl Linear {
         let plain = self.lora.is_none() && x.device().is_cpu() && self.weight.dtype() == DType::F32;
         let tracked = x.track_op() || self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op);
         if plain && !tracked && activation == Activation::Gelu && x.dims2()?.1 == self.weight.dims()[1] {
-            return x.contiguous()?.apply_op1(Frozen {
-                weight: self.weight.clone(),
-                bias: self.bias.clone(),
-                activation,
-            });
+            return x.contiguous()?.apply_op1(self.frozen(activation));
         }
         activation.forward(&self.forward(x, dropout_seed)?)
     }
@@ -128,32 +148,56 @@ pub fn product_transposed(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op2(&y.contiguous()?, Trainable)
 }
 
-/// `x Wᵀ + b` into a new buffer.
-fn affine(x: &[f32], rows: usize, weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+/// `activation(x Wᵀ + b)` into a new buffer; `prepared` is `Wᵀ`, where it is at hand.
+fn affine(
+    x: &[f32],
+    rows: usize,
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    activation: Activation,
+    prepared: Option<&Packed>,
+) -> Vec<f32> {
     let inputs = x.len().checked_div(rows).unwrap_or(0);
     let outputs = weight.len().checked_div(inputs).unwrap_or_else(|| bias.map_or(0, <[f32]>::len));
     let mut out = buffer(rows * outputs);
-    if let Some(bias) = bias
-        && outputs > 0
-    {
-        out.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+    if out.is_empty() {
+        return out;
     }
-    if rows > 0 {
-        multiply(
-            &mut out,
-            bias.is_some(),
-            1.0,
-            Operand::new(x, rows, inputs),
-            Operand::new(weight, outputs, inputs).t(),
-        );
+    let finish = |rows: &mut [f32]| {
+        if let Some(bias) = bias {
+            for row in rows.chunks_exact_mut(outputs) {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            }
+        }
+        if activation == Activation::Gelu {
+            gelu_in_place(rows);
+        }
+    };
+    let (x, weight) = (Operand::new(x, rows, inputs), Operand::new(weight, outputs, inputs).t());
+    match prepared {
+        Some(prepared) => prepared.multiply(&mut out, false, 1.0, x, &finish),
+        None => {
+            multiply(&mut out, false, 1.0, x, weight);
+            parallel::over_rows(&mut out, outputs, |_, rows| finish(rows));
+        }
     }
     out
 }
 
-/// `dy W`: the gradient by the input.
-fn input_gradient(dy: &[f32], rows: usize, weight: &[f32], outputs: usize, inputs: usize) -> Vec<f32> {
+/// `dy W`: the gradient by the input; `prepared` is `W`, where it is at hand.
+fn input_gradient(
+    dy: &[f32],
+    rows: usize,
+    weight: &[f32],
+    (outputs, inputs): (usize, usize),
+    prepared: Option<&Packed>,
+) -> Vec<f32> {
     let mut dx = buffer(rows * inputs);
-    multiply(&mut dx, false, 1.0, Operand::new(dy, rows, outputs), Operand::new(weight, outputs, inputs));
+    let (dy, weight) = (Operand::new(dy, rows, outputs), Operand::new(weight, outputs, inputs));
+    match prepared {
+        Some(prepared) => prepared.multiply(&mut dx, false, 1.0, dy, &|_| {}),
+        None => multiply(&mut dx, false, 1.0, dy, weight),
+    }
     dx
 }
 
@@ -180,7 +224,7 @@ impl Trainable {
     fn gradients(x: &Tensor, weight: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((rows, inputs), outputs) = (x.dims2()?, weight.dims2()?.0);
         with_values(NAME, [x, weight, dout], |[xs, ws, dy]| {
-            let dx = x.track_op().then(|| input_gradient(dy, rows, ws, outputs, inputs));
+            let dx = x.track_op().then(|| input_gradient(dy, rows, ws, (outputs, inputs), None));
             let dw = weight.track_op().then(|| weight_gradient(dy, xs, rows, outputs, inputs, 1.0));
             Ok((
                 dx.map(|d| Tensor::from_vec(d, (rows, inputs), x.device())).transpose()?,
@@ -197,7 +241,7 @@ impl CustomOp2 for Trainable {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let rows = l1.shape().dims()[0];
-        let out = affine(values(NAME, s1, l1)?, rows, values(NAME, s2, l2)?, None);
+        let out = affine(values(NAME, s1, l1)?, rows, values(NAME, s2, l2)?, None, Activation::None, None);
         Ok(output(out, (rows, l2.shape().dims()[0])))
     }
 
@@ -221,7 +265,8 @@ impl CustomOp3 for Trainable {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let rows = l1.shape().dims()[0];
-        let out = affine(values(NAME, s1, l1)?, rows, values(NAME, s2, l2)?, Some(values(NAME, s3, l3)?));
+        let bias = Some(values(NAME, s3, l3)?);
+        let out = affine(values(NAME, s1, l1)?, rows, values(NAME, s2, l2)?, bias, Activation::None, None);
         Ok(output(out, (rows, l2.shape().dims()[0])))
     }
 
@@ -249,23 +294,44 @@ struct Frozen {
     weight: Tensor,
     bias: Option<Tensor>,
     activation: Activation,
+    prepared: Option<Arc<Prepared>>,
 }
 
+/// Inputs and outputs from which a weight is worth preparing; not the rows, so that a row's result does not depend on how
+/// many there are.
+const PREPARED_FROM: usize = 16;
+
 impl Frozen {
-    fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let mut out = match &self.bias {
-            Some(bias) => with_values(NAME, [&self.weight, bias], |[w, b]| Ok(affine(x, rows, w, Some(b))))?,
-            None => with_values(NAME, [&self.weight], |[w]| Ok(affine(x, rows, w, None)))?,
-        };
-        if self.activation == Activation::Gelu {
-            parallel::over_rows(&mut out, 16_384, |_, part| gelu_in_place(part));
+    fn prepared(
+        &self,
+        of: impl Fn(&Prepared) -> &OnceLock<Option<Packed>>,
+        make: impl FnOnce() -> Option<Packed>,
+    ) -> Option<&Packed> {
+        let prepared = self.prepared.as_deref()?;
+        if self.weight.dims().iter().any(|d| *d < PREPARED_FROM) {
+            return None;
         }
-        Ok(out)
+        of(prepared).get_or_init(make).as_ref()
+    }
+
+    fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let run = |w: &[f32], b: Option<&[f32]>| {
+            let make = || Packed::new(Operand::new(w, outputs, inputs).t());
+            affine(x, rows, w, b, self.activation, self.prepared(|p| &p.forward, make))
+        };
+        match &self.bias {
+            Some(bias) => with_values(NAME, [&self.weight, bias], |[w, b]| Ok(run(w, Some(b)))),
+            None => with_values(NAME, [&self.weight], |[w]| Ok(run(w, None))),
+        }
     }
 
     fn input_gradient(&self, dy: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        with_values(NAME, [&self.weight], |[w]| Ok(input_gradient(dy, rows, w, outputs, inputs)))
+        let shape = self.weight.dims2()?;
+        with_values(NAME, [&self.weight], |[w]| {
+            let make = || Packed::new(Operand::new(w, shape.0, shape.1));
+            Ok(input_gradient(dy, rows, w, shape, self.prepared(|p| &p.backward, make)))
+        })
     }
 }
 
@@ -313,7 +379,7 @@ impl CustomOp3 for Adapted {
             Some(base) => base.run(x, rows)?,
             None => buffer(rows * outputs),
         };
-        let low = affine(x, rows, a, None);
+        let low = affine(x, rows, a, None, Activation::None, None);
         multiply(&mut out, true, self.scale, Operand::new(&low, rows, rank), Operand::new(b, outputs, rank).t());
         Ok(output(out, (rows, outputs)))
     }
@@ -329,8 +395,8 @@ impl CustomOp3 for Adapted {
         let ((rows, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
         with_values(NAME, [x, a, b, dout], |[xs, aa, bb, dy]| {
             // dy B is the gradient by x Aᵀ (up to the scale); everything else follows from it.
-            let dlow = input_gradient(dy, rows, bb, outputs, rank);
-            let low = affine(xs, rows, aa, None);
+            let dlow = input_gradient(dy, rows, bb, (outputs, rank), None);
+            let low = affine(xs, rows, aa, None, Activation::None, None);
             let da = weight_gradient(&dlow, xs, rows, rank, inputs, self.scale);
             let db = weight_gradient(dy, &low, rows, outputs, rank, self.scale);
             let dx = if x.track_op() {

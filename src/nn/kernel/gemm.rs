@@ -1,4 +1,5 @@
-//! Matrix products on row-major `f32` slices, by the `gemm` crate on the current rayon pool.
+//! Matrix products on row-major `f32` slices on the current rayon pool: on the processor's matrix unit where it has one
+//! (see [`super::packed`] for the precision), else by the `gemm` crate.
 
 use gemm::Parallelism;
 
@@ -23,8 +24,24 @@ impl<'a> Operand<'a> {
         Self { transposed: !self.transposed, ..self }
     }
 
-    fn shape(&self) -> (usize, usize) {
+    /// (rows, columns) as read.
+    pub fn shape(&self) -> (usize, usize) {
         if self.transposed { (self.cols, self.rows) } else { (self.rows, self.cols) }
+    }
+
+    /// The values as stored.
+    pub fn values(&self) -> &'a [f32] {
+        self.data
+    }
+
+    /// Values between the starts of two stored rows.
+    pub fn width(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether it is read as the transpose of what is stored.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
     }
 
     /// (row stride, column stride).
@@ -46,6 +63,10 @@ pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b
         if !accumulate {
             out.fill(0.0);
         }
+        return;
+    }
+    // Below this the padding to whole tiles costs more than the tiles save.
+    if k >= 8 && n.max(m) >= 16 && m * n * k > 1 << 15 && super::packed::multiply(out, accumulate, scale, a, b) {
         return;
     }
     let ((a_rs, a_cs), (b_rs, b_cs)) = (a.strides(), b.strides());

@@ -1,8 +1,13 @@
 //! CPU kernels on slices, compiled for several instruction sets and chosen at run time.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod amx;
 pub mod attention;
 pub mod gemm;
 pub mod layer_norm;
 pub mod math;
+pub mod packed;
 pub mod parallel;
 pub mod simd;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod split;

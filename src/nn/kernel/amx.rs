@@ -1,0 +1,197 @@
+//! The matrix unit of recent Intel processors (AMX): detection and the inner kernel of a product of split matrices.
+//!
+//! A tile is 16 rows of 64 bytes. `TDPBF16PS c, a, b` adds to 16 × 16 `f32` sums the products of 16 × 32 `bf16` values of
+//! `a` with 32 × 16 of `b` (stored as 16 rows of pairs). The kernel keeps 2 × 2 tiles of sums, 32 × 32 values, in registers.
+//! Intrinsics for these instructions are unstable in Rust, hence the inline assembly.
+
+use std::arch::asm;
+use std::arch::x86_64::__cpuid_count;
+use std::sync::OnceLock;
+
+use super::simd::{Level, level};
+
+/// A tile of `bf16` pairs: 16 rows of 16.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Tile(pub [u32; 256]);
+
+impl Tile {
+    /// All zero.
+    pub const ZERO: Self = Self([0; 256]);
+}
+
+/// `bf16` parts that an `f32` is split into; see [`super::packed`] for the precision.
+pub const PARTS: usize = 2;
+/// Rows and columns of the result that one call of [`block_product`] computes.
+pub const SIDE: usize = 32;
+/// Inner dimension of one step.
+pub const DEPTH: usize = 32;
+/// Tiles that [`SIDE`] rows (or columns) of [`DEPTH`] values take: for each part one for each half.
+pub const GROUP: usize = 2 * PARTS;
+
+/// Whether this processor has AMX with `bf16`, the kernel lets this process use it, and `EMBEVAL_SIMD` does not narrow the
+/// instruction set (`v4`, `v3` and `baseline` all do).
+pub fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| {
+        let narrowed = std::env::var("EMBEVAL_SIMD").is_ok_and(|v| v == "v4");
+        level() == Level::V4 && !narrowed && is_x86_feature_detected!("avx512bf16") && has_tiles() && permitted()
+    })
+}
+
+fn has_tiles() -> bool {
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    if __cpuid_count(0, 0).eax < 7 {
+        return false;
+    }
+    let features = __cpuid_count(7, 0).edx;
+    features & AMX_BF16 != 0 && features & AMX_TILE != 0
+}
+
+/// Asks Linux for the tile state, which a process must do once (`arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`); it
+/// then holds for all threads. A kernel that does not know tiles answers with an error.
+fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+    const XFEATURE_XTILEDATA: u64 = 18;
+    let mut result = ARCH_PRCTL;
+    // SAFETY: the call reads its two integer arguments only; the instruction clobbers rcx and r11, which are declared.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+/// The layout of the eight tile registers, as `LDTILECFG` reads it.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIG: Config = Config {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// The tile registers of this thread, in use while this lives: set up for [`block_product`], and given back afterwards, so
+/// that the operating system need not save them when it switches threads.
+pub struct Tiles {
+    // The configuration belongs to the thread.
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Tiles {
+    /// Sets the registers up; `None` where there are none ([`available`]).
+    pub fn new() -> Option<Self> {
+        if !available() {
+            return None;
+        }
+        // SAFETY: the processor has the instruction and the process the permission; CONFIG is 64 bytes of a valid layout.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
+        Some(Self { not_send: std::marker::PhantomData })
+    }
+
+    /// `c = a b` (`load` false) or `c += a b` for 32 × 32 values of `c`, rows `stride` values apart.
+    ///
+    /// `a` and `b` are `steps` groups of [`GROUP`] tiles: for each part, largest first, rows (columns) 0..16 and 16..32.
+    /// The products of parts are added smallest first within a step, and the steps in order.
+    ///
+    /// # Safety
+    /// `a` and `b` must have `steps` ≥ 1 groups, and `c` 31 · `stride` + 32 values that nothing else touches.
+    #[inline]
+    pub unsafe fn block_product(
+        &self,
+        a: *const Tile,
+        b: *const Tile,
+        steps: usize,
+        c: *mut f32,
+        stride: usize,
+        load: bool,
+    ) {
+        const { assert!(PARTS == 2 && size_of::<Tile>() == 1024, "the offsets below are those of two parts") };
+        // SAFETY: the registers are set up as long as `self` lives; the addresses are the caller's promise. Register 4 and 5
+        // hold parts of `a`, 6 and 7 parts of `b`, 0 to 3 the sums.
+        unsafe {
+            asm!(
+                "test {load:e}, {load:e}",
+                "jz 2f",
+                "tileloadd tmm0, [{c} + {s}]",
+                "tileloadd tmm1, [{c} + {s} + 64]",
+                "tileloadd tmm2, [{d} + {s}]",
+                "tileloadd tmm3, [{d} + {s} + 64]",
+                "jmp 3f",
+                "2:",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "3:",
+                // High part of a, low part of b.
+                "tileloadd tmm4, [{a} + {t}]",
+                "tileloadd tmm6, [{b} + {t} + 2048]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{a} + {t} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b} + {t} + 3072]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // High part of both.
+                "tileloadd tmm6, [{b} + {t}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b} + {t} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // Low part of a, high part of b.
+                "tileloadd tmm4, [{a} + {t} + 2048]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{a} + {t} + 3072]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 4096",
+                "add {b}, 4096",
+                "dec {n}",
+                "jnz 3b",
+                "tilestored [{c} + {s}], tmm0",
+                "tilestored [{c} + {s} + 64], tmm1",
+                "tilestored [{d} + {s}], tmm2",
+                "tilestored [{d} + {s} + 64], tmm3",
+                a = inout(reg) a => _,
+                b = inout(reg) b => _,
+                n = inout(reg) steps => _,
+                c = in(reg) c,
+                d = in(reg) c.add(stride * 16),
+                s = in(reg) stride * size_of::<f32>(),
+                t = in(reg) 64usize,
+                load = in(reg) u32::from(load),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: `new` has set the registers up.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) };
+    }
+}
