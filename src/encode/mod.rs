@@ -12,7 +12,7 @@ use crate::model::{Embedder, Mode, ModelError};
 use crate::nn::PackedBatch;
 
 /// Tokens of a micro-batch on the CPU; one text may exceed it.
-const CPU_TOKENS: usize = 1_024;
+const CPU_TOKENS: usize = 768;
 /// Tokens of a micro-batch on other devices.
 const DEVICE_TOKENS: usize = 32_768;
 /// Bytes of text that a worker takes at a time.

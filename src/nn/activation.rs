@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use super::kernel::math;
 use super::kernel::parallel;
 use super::kernel::simd::multiversion;
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, unset, values, with_values};
 
 const NAME: &str = "gelu";
 
@@ -70,7 +70,8 @@ impl CustomOp1 for Gelu {
 
     fn bwd(&self, x: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
         with_values(NAME, [x, dout], |[xs, dy]| {
-            let mut dx = buffer(xs.len());
+            // SAFETY: the kernel writes every block.
+            let mut dx = unsafe { unset(xs.len()) };
             parallel::over_rows(&mut dx, BLOCK, |block, part| {
                 let range = block * BLOCK..block * BLOCK + part.len();
                 gelu_backward(&xs[range.clone()], &dy[range], part);

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::attention::{self as kernel, Head, Part, Scratch};
 use super::kernel::parallel::{self, Disjoint};
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, unset, values, with_values};
 
 const NAME: &str = "packed-attention";
 
@@ -24,7 +24,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, cu_seqlens: &Arc<Vec<usize>
     if k.dims() != q.dims() || v.dims() != q.dims() {
         bail!("{NAME}: q {:?}, k {:?} and v {:?} differ", q.dims(), k.dims(), v.dims());
     }
-    if heads == 0 || hidden % heads != 0 || cu_seqlens.last() != Some(&tokens) {
+    let bounds = cu_seqlens.first() == Some(&0) && cu_seqlens.last() == Some(&tokens) && cu_seqlens.is_sorted();
+    if heads == 0 || hidden % heads != 0 || !bounds {
         bail!("{NAME}: {tokens} tokens of {hidden} values do not fit {heads} heads and the sequence bounds");
     }
     if !q.device().is_cpu() {
@@ -75,7 +76,8 @@ impl CustomOp3 for PackedAttention {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (q, k, v) = (values(NAME, s1, l1)?, values(NAME, s2, l2)?, values(NAME, s3, l3)?);
-        let mut out = buffer(q.len());
+        // SAFETY: the units cover every token (`cu_seqlens` runs from 0 to their number) and every head.
+        let mut out = unsafe { unset(q.len()) };
         let shared = Disjoint::new(&mut out);
         parallel::over(self.units(), |unit| {
             let head = self.head(unit);
@@ -98,7 +100,8 @@ impl CustomOp3 for PackedAttention {
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         with_values(NAME, [q, k, v, out, dout], |[qs, ks, vs, outs, douts]| {
-            let (mut dq, mut dk, mut dv) = (buffer(qs.len()), buffer(qs.len()), buffer(qs.len()));
+            // SAFETY: as in `cpu_fwd`.
+            let (mut dq, mut dk, mut dv) = unsafe { (unset(qs.len()), unset(qs.len()), unset(qs.len())) };
             {
                 let (dq, dk, dv) = (Disjoint::new(&mut dq), Disjoint::new(&mut dk), Disjoint::new(&mut dv));
                 parallel::over(self.units(), |unit| {

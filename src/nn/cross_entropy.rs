@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use super::kernel::math::{exp_shifted, maximum};
 use super::kernel::parallel;
 use super::kernel::simd::multiversion;
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, values, with_values, zeros};
 
 const NAME: &str = "cross-entropy";
 
@@ -76,7 +76,7 @@ impl CustomOp1 for CrossEntropy {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(NAME, storage, layout)?;
         let classes = layout.shape().dims()[1].max(1);
-        let mut row = buffer(classes);
+        let mut row = zeros(classes);
         let mut total = 0f64;
         for (r, logits) in x.chunks_exact(classes).enumerate() {
             self.scaled(r, logits, &mut row);
@@ -90,7 +90,7 @@ impl CustomOp1 for CrossEntropy {
         with_values(NAME, [x, dout], |[xs, dy]| {
             let (rows, classes) = x.dims2()?;
             let factor = dy[0] * self.inverse / rows.max(1) as f32;
-            let mut dx = buffer(xs.len());
+            let mut dx = zeros(xs.len());
             parallel::over_rows(&mut dx, classes, |first, part| {
                 for (r, row) in part.chunks_exact_mut(classes).enumerate() {
                     let r = first + r;

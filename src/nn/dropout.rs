@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::parallel;
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, values, with_values};
 
 const NAME: &str = "dropout";
 const BLOCK: usize = 16_384;
@@ -64,8 +64,7 @@ impl CustomOp1 for Dropout {
 
     fn bwd(&self, x: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
         with_values(NAME, [dout], |[dy]| {
-            let mut dx = buffer(dy.len());
-            dx.copy_from_slice(dy);
+            let mut dx = dy.to_vec();
             parallel::over_rows(&mut dx, BLOCK, |block, part| self.apply(block * BLOCK, part));
             Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
         })

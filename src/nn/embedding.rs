@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::parallel;
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, unset, values, with_values, zeros};
 
 const NAME: &str = "embedding";
 
@@ -58,7 +58,7 @@ struct LookUp {
 
 /// `table[index[i]] += rows[i]`, split by columns so that tasks do not collide and the order of additions is fixed.
 fn scatter(indices: &[u32], rows: &[f32], width: usize, table_rows: usize) -> Vec<f32> {
-    let mut table = buffer(table_rows * width);
+    let mut table = zeros(table_rows * width);
     let shared = parallel::Disjoint::new(&mut table);
     let columns = width.div_ceil(parallel::threads()).max(64).min(width.max(1));
     parallel::over(width.div_ceil(columns), |part| {
@@ -90,7 +90,8 @@ impl CustomOp3 for LookUp {
     ) -> Result<(CpuStorage, Shape)> {
         let (word, position, token_type) = (values(NAME, s1, l1)?, values(NAME, s2, l2)?, values(NAME, s3, l3)?);
         let width = l1.shape().dims()[1];
-        let mut out = buffer(self.ids.len() * width);
+        // SAFETY: every value of every row is written below; the tables have `width` columns.
+        let mut out = unsafe { unset(self.ids.len() * width) };
         parallel::over_rows(&mut out, width, |first, rows| {
             for (r, row) in rows.chunks_exact_mut(width).enumerate() {
                 let word = &word[self.ids[first + r] as usize * width..][..width];

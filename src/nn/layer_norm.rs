@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::layer_norm as kernel;
 use super::kernel::parallel;
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, unset, values, with_values};
 
 const NAME: &str = "layer-norm";
 
@@ -96,7 +96,8 @@ impl CustomOp3 for Normalise {
         let residual = self.residual(values(NAME, s3, l3)?);
         let width = params.len() / 2;
         let (gamma, beta) = params.split_at(width);
-        let mut out = buffer(x.len());
+        // SAFETY: the kernel writes every row.
+        let mut out = unsafe { unset(x.len()) };
         parallel::over_rows(&mut out, width, |first, rows| {
             let len = rows.len();
             kernel::forward(
@@ -125,7 +126,8 @@ impl CustomOp3 for Normalise {
         with_values(NAME, [x, params, residual, dout], |[xs, ps, rs, dy]| {
             let rs = self.residual(rs);
             let dx = if tracks_input {
-                let mut dx = buffer(xs.len());
+                // SAFETY: the kernel writes every row.
+                let mut dx = unsafe { unset(xs.len()) };
                 parallel::over_rows(&mut dx, width, |first, rows| {
                     let len = rows.len();
                     kernel::backward_input(

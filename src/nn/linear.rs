@@ -9,9 +9,9 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Re
 
 use super::activation::{Activation, gelu_in_place};
 use super::kernel::gemm::{Operand, multiply};
-use super::kernel::packed::Packed;
+use super::kernel::packed::{Packed, Start};
 use super::kernel::parallel;
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, unset, values, with_values, zeros};
 
 const NAME: &str = "linear";
 
@@ -159,11 +159,23 @@ fn affine(
 ) -> Vec<f32> {
     let inputs = x.len().checked_div(rows).unwrap_or(0);
     let outputs = weight.len().checked_div(inputs).unwrap_or_else(|| bias.map_or(0, <[f32]>::len));
-    let mut out = buffer(rows * outputs);
+    // SAFETY: the product, which does not accumulate, writes every value.
+    let mut out = unsafe { unset(rows * outputs) };
     if out.is_empty() {
         return out;
     }
-    let finish = |rows: &mut [f32]| {
+    let (x, weight) = (Operand::new(x, rows, inputs), Operand::new(weight, outputs, inputs).t());
+    if let Some(prepared) = prepared {
+        let finish = |rows: &mut [f32]| {
+            if activation == Activation::Gelu {
+                gelu_in_place(rows);
+            }
+        };
+        prepared.multiply(&mut out, bias.map_or(Start::Zero, Start::Row), 1.0, x, &finish);
+        return out;
+    }
+    multiply(&mut out, false, 1.0, x, weight);
+    parallel::over_rows(&mut out, outputs, |_, rows| {
         if let Some(bias) = bias {
             for row in rows.chunks_exact_mut(outputs) {
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
@@ -172,15 +184,7 @@ fn affine(
         if activation == Activation::Gelu {
             gelu_in_place(rows);
         }
-    };
-    let (x, weight) = (Operand::new(x, rows, inputs), Operand::new(weight, outputs, inputs).t());
-    match prepared {
-        Some(prepared) => prepared.multiply(&mut out, false, 1.0, x, &finish),
-        None => {
-            multiply(&mut out, false, 1.0, x, weight);
-            parallel::over_rows(&mut out, outputs, |_, rows| finish(rows));
-        }
-    }
+    });
     out
 }
 
@@ -192,10 +196,11 @@ fn input_gradient(
     (outputs, inputs): (usize, usize),
     prepared: Option<&Packed>,
 ) -> Vec<f32> {
-    let mut dx = buffer(rows * inputs);
+    // SAFETY: as in `affine`.
+    let mut dx = unsafe { unset(rows * inputs) };
     let (dy, weight) = (Operand::new(dy, rows, outputs), Operand::new(weight, outputs, inputs));
     match prepared {
-        Some(prepared) => prepared.multiply(&mut dx, false, 1.0, dy, &|_| {}),
+        Some(prepared) => prepared.multiply(&mut dx, Start::Zero, 1.0, dy, &|_| {}),
         None => multiply(&mut dx, false, 1.0, dy, weight),
     }
     dx
@@ -203,7 +208,8 @@ fn input_gradient(
 
 /// `dyᵀ x`: the gradient by the weight, `[out, in]`.
 fn weight_gradient(dy: &[f32], x: &[f32], rows: usize, outputs: usize, inputs: usize, scale: f32) -> Vec<f32> {
-    let mut dw = buffer(outputs * inputs);
+    // SAFETY: as in `affine`.
+    let mut dw = unsafe { unset(outputs * inputs) };
     multiply(&mut dw, false, scale, Operand::new(dy, rows, outputs).t(), Operand::new(x, rows, inputs));
     dw
 }
@@ -377,7 +383,7 @@ impl CustomOp3 for Adapted {
         let (rows, rank, outputs) = (l1.shape().dims()[0], l2.shape().dims()[0], l3.shape().dims()[0]);
         let mut out = match &self.base {
             Some(base) => base.run(x, rows)?,
-            None => buffer(rows * outputs),
+            None => zeros(rows * outputs),
         };
         let low = affine(x, rows, a, None, Activation::None, None);
         multiply(&mut out, true, self.scale, Operand::new(&low, rows, rank), Operand::new(b, outputs, rank).t());
@@ -402,7 +408,7 @@ impl CustomOp3 for Adapted {
             let dx = if x.track_op() {
                 let mut dx = match &self.base {
                     Some(base) => base.input_gradient(dy, rows)?,
-                    None => buffer(rows * inputs),
+                    None => zeros(rows * inputs),
                 };
                 multiply(&mut dx, true, self.scale, Operand::new(&dlow, rows, rank), Operand::new(aa, rank, inputs));
                 Some(Tensor::from_vec(dx, (rows, inputs), x.device())?)

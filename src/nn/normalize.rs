@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::kernel::parallel;
 use super::kernel::simd::{dot, multiversion};
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, values, with_values, zeros};
 
 const NAME: &str = "l2-normalize";
 /// Smallest length divided by, as in `torch.nn.functional.normalize`.
@@ -62,7 +62,7 @@ impl CustomOp1 for Normalize {
     fn bwd(&self, x: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
         with_values(NAME, [x, out, dout], |[xs, ys, dy]| {
             let width = x.dims()[1].max(1);
-            let mut dx = buffer(xs.len());
+            let mut dx = zeros(xs.len());
             parallel::over_rows(&mut dx, width, |first, rows| {
                 let range = first * width..first * width + rows.len();
                 backward(&xs[range.clone()], &ys[range.clone()], &dy[range], width, rows);

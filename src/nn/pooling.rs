@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use super::PackedBatch;
-use super::storage::{buffer, output, values, with_values};
+use super::storage::{output, values, with_values, zeros};
 
 const NAME: &str = "pooling";
 
@@ -78,7 +78,7 @@ impl CustomOp1 for Pool {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(NAME, storage, layout)?;
         let width = layout.shape().dims()[1];
-        let mut out = buffer(self.batch.sequences() * width);
+        let mut out = zeros(self.batch.sequences() * width);
         for (s, row) in out.chunks_exact_mut(width.max(1)).enumerate() {
             let range = self.batch.pooled_range(s);
             if range.is_empty() {
@@ -108,7 +108,7 @@ impl CustomOp1 for Pool {
     fn bwd(&self, x: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
         with_values(NAME, [x, out, dout], |[xs, ys, dy]| {
             let width = x.dims()[1];
-            let mut dx = buffer(xs.len());
+            let mut dx = zeros(xs.len());
             for s in 0..self.batch.sequences() {
                 let range = self.batch.pooled_range(s);
                 let dy = &dy[s * width..][..width];

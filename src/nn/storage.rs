@@ -41,7 +41,19 @@ pub(super) fn with_values<const N: usize, T>(
     f(slices)
 }
 
-/// An uninitialised-looking buffer: zeros, which every caller overwrites in full.
-pub(super) fn buffer(len: usize) -> Vec<f32> {
+/// A buffer of zeros.
+pub(super) fn zeros(len: usize) -> Vec<f32> {
     vec![0.0; len]
+}
+
+/// A buffer for a result whose values are not set yet: zeroing it first costs a tenth of an encoder's time.
+///
+/// # Safety
+/// The caller writes every value before it, or anybody else, reads one.
+#[allow(clippy::uninit_vec)]
+pub(super) unsafe fn unset(len: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    // SAFETY: within the capacity; the values are written before they are read, by the caller's promise.
+    unsafe { values.set_len(len) };
+    values
 }

@@ -21,11 +21,13 @@ impl Tile {
 }
 
 /// `bf16` parts that an `f32` is split into; see [`super::packed`] for the precision.
-pub const PARTS: usize = 2;
+pub const PARTS: usize = 3;
 /// Rows and columns of the result that one call of [`block_product`] computes.
 pub const SIDE: usize = 32;
 /// Inner dimension of one step.
 pub const DEPTH: usize = 32;
+/// Bytes that each step of [`Tiles::block_product`] prefetches.
+pub const AHEAD: usize = 12 * 64;
 /// Tiles that [`SIDE`] rows (or columns) of [`DEPTH`] values take: for each part one for each half.
 pub const GROUP: usize = 2 * PARTS;
 
@@ -107,13 +109,16 @@ impl Tiles {
         Some(Self { not_send: std::marker::PhantomData })
     }
 
-    /// `c = a b` (`load` false) or `c += a b` for 32 × 32 values of `c`, rows `stride` values apart.
+    /// `c = f + a b` for 32 × 32 values of `c`, rows `stride` values apart. `from` is `f` and its stride: `c` itself to add to
+    /// it, one row with stride 0 for a row that is added to all.
     ///
     /// `a` and `b` are `steps` groups of [`GROUP`] tiles: for each part, largest first, rows (columns) 0..16 and 16..32.
-    /// The products of parts are added smallest first within a step, and the steps in order.
+    /// The products of parts are added smallest first within a step, and the steps in order. Each step asks for
+    /// [`AHEAD`] bytes from `ahead` on in the second-level cache, wherever that points.
     ///
     /// # Safety
-    /// `a` and `b` must have `steps` ≥ 1 groups, and `c` 31 · `stride` + 32 values that nothing else touches.
+    /// `a` and `b` must have `steps` ≥ 1 groups, and `c` 31 · `stride` + 32 values that nothing else touches;
+    /// so must `f` by its stride.
     #[inline]
     pub unsafe fn block_product(
         &self,
@@ -122,69 +127,99 @@ impl Tiles {
         steps: usize,
         c: *mut f32,
         stride: usize,
-        load: bool,
+        from: (*const f32, usize),
+        ahead: *const u8,
     ) {
-        const { assert!(PARTS == 2 && size_of::<Tile>() == 1024, "the offsets below are those of two parts") };
+        const { assert!(PARTS == 3 && size_of::<Tile>() == 1024, "the offsets below are those of three parts") };
         // SAFETY: the registers are set up as long as `self` lives; the addresses are the caller's promise. Register 4 and 5
         // hold parts of `a`, 6 and 7 parts of `b`, 0 to 3 the sums.
         unsafe {
             asm!(
-                "test {load:e}, {load:e}",
-                "jz 2f",
-                "tileloadd tmm0, [{c} + {s}]",
-                "tileloadd tmm1, [{c} + {s} + 64]",
-                "tileloadd tmm2, [{d} + {s}]",
-                "tileloadd tmm3, [{d} + {s} + 64]",
-                "jmp 3f",
-                "2:",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "3:",
-                // High part of a, low part of b.
-                "tileloadd tmm4, [{a} + {t}]",
-                "tileloadd tmm6, [{b} + {t} + 2048]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm5, [{a} + {t} + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {t} + 3072]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // High part of both.
-                "tileloadd tmm6, [{b} + {t}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {t} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // Low part of a, high part of b.
-                "tileloadd tmm4, [{a} + {t} + 2048]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {t} + 3072]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a}, 4096",
-                "add {b}, 4096",
-                "dec {n}",
-                "jnz 3b",
-                "tilestored [{c} + {s}], tmm0",
-                "tilestored [{c} + {s} + 64], tmm1",
-                "tilestored [{d} + {s}], tmm2",
-                "tilestored [{d} + {s} + 64], tmm3",
-                a = inout(reg) a => _,
-                b = inout(reg) b => _,
-                n = inout(reg) steps => _,
-                c = in(reg) c,
-                d = in(reg) c.add(stride * 16),
-                s = in(reg) stride * size_of::<f32>(),
-                t = in(reg) 64usize,
-                load = in(reg) u32::from(load),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
+                            "tileloadd tmm0, [{f} + {u}]",
+                            "tileloadd tmm1, [{f} + {u} + 64]",
+                            "tileloadd tmm2, [{g} + {u}]",
+                            "tileloadd tmm3, [{g} + {u} + 64]",
+                            "3:",
+            // Low part of a, high part of b.
+                            "tileloadd tmm4, [{a} + {t} + 4096]",
+                            "tileloadd tmm6, [{b} + {t}]",
+                            "tdpbf16ps tmm0, tmm4, tmm6",
+                            "prefetcht1 [{p}]",
+                            "tileloadd tmm5, [{a} + {t} + 5120]",
+                            "tdpbf16ps tmm2, tmm5, tmm6",
+                            "tileloadd tmm7, [{b} + {t} + 1024]",
+                            "tdpbf16ps tmm1, tmm4, tmm7",
+                            "prefetcht1 [{p} + 64]",
+                            "tdpbf16ps tmm3, tmm5, tmm7",
+                            // Middle part of a, high part of b.
+                            "tileloadd tmm4, [{a} + {t} + 2048]",
+                            "tdpbf16ps tmm0, tmm4, tmm6",
+                            "prefetcht1 [{p} + 128]",
+                            "tdpbf16ps tmm1, tmm4, tmm7",
+                            "tileloadd tmm5, [{a} + {t} + 3072]",
+                            "tdpbf16ps tmm2, tmm5, tmm6",
+                            "prefetcht1 [{p} + 192]",
+                            "tdpbf16ps tmm3, tmm5, tmm7",
+                            // Middle part of a, middle part of b.
+                            "tileloadd tmm6, [{b} + {t} + 2048]",
+                            "tdpbf16ps tmm0, tmm4, tmm6",
+                            "prefetcht1 [{p} + 256]",
+                            "tdpbf16ps tmm2, tmm5, tmm6",
+                            "tileloadd tmm7, [{b} + {t} + 3072]",
+                            "tdpbf16ps tmm1, tmm4, tmm7",
+                            "prefetcht1 [{p} + 320]",
+                            "tdpbf16ps tmm3, tmm5, tmm7",
+                            // High part of a, middle part of b.
+                            "tileloadd tmm4, [{a} + {t}]",
+                            "tdpbf16ps tmm0, tmm4, tmm6",
+                            "prefetcht1 [{p} + 384]",
+                            "tdpbf16ps tmm1, tmm4, tmm7",
+                            "tileloadd tmm5, [{a} + {t} + 1024]",
+                            "tdpbf16ps tmm2, tmm5, tmm6",
+                            "prefetcht1 [{p} + 448]",
+                            "tdpbf16ps tmm3, tmm5, tmm7",
+                            // High part of a, low part of b.
+                            "tileloadd tmm6, [{b} + {t} + 4096]",
+                            "tdpbf16ps tmm0, tmm4, tmm6",
+                            "prefetcht1 [{p} + 512]",
+                            "tdpbf16ps tmm2, tmm5, tmm6",
+                            "tileloadd tmm7, [{b} + {t} + 5120]",
+                            "tdpbf16ps tmm1, tmm4, tmm7",
+                            "prefetcht1 [{p} + 576]",
+                            "tdpbf16ps tmm3, tmm5, tmm7",
+                            // High part of a, high part of b.
+                            "tileloadd tmm6, [{b} + {t}]",
+                            "tdpbf16ps tmm0, tmm4, tmm6",
+                            "prefetcht1 [{p} + 640]",
+                            "tdpbf16ps tmm2, tmm5, tmm6",
+                            "tileloadd tmm7, [{b} + {t} + 1024]",
+                            "tdpbf16ps tmm1, tmm4, tmm7",
+                            "prefetcht1 [{p} + 704]",
+                            "tdpbf16ps tmm3, tmm5, tmm7",
+                            "add {p}, 768",
+                            "add {a}, 6144",
+                            "add {b}, 6144",
+                            "dec {n}",
+                            "jnz 3b",
+                            "tilestored [{c} + {s}], tmm0",
+                            "tilestored [{c} + {s} + 64], tmm1",
+                            "tilestored [{d} + {s}], tmm2",
+                            "tilestored [{d} + {s} + 64], tmm3",
+                            p = inout(reg) ahead => _,
+                            a = inout(reg) a => _,
+                            b = inout(reg) b => _,
+                            n = inout(reg) steps => _,
+                            c = in(reg) c,
+                            d = in(reg) c.add(stride * 16),
+                            s = in(reg) stride * size_of::<f32>(),
+                            t = in(reg) 64usize,
+                            f = in(reg) from.0,
+                            g = in(reg) from.0.wrapping_add(from.1 * 16),
+                            u = in(reg) from.1 * size_of::<f32>(),
+                            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                            options(nostack),
+                        );
         }
     }
 }

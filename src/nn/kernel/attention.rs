@@ -57,107 +57,189 @@ fn zeroed(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     buffer
 }
 
-/// `[depth, padded n]` from rows.
+/// `len` values that the caller overwrites.
+#[inline(always)]
+fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// `[depth, padded n]` from rows, zero past the end.
 #[inline(always)]
 fn transpose_into(x: &[f32], head: Head, buffer: &mut Vec<f32>) {
     let width = head.padded_n();
-    let out = zeroed(buffer, head.depth * width);
+    let out = sized(buffer, head.depth * width);
     for j in 0..head.n {
         let row = &x[head.offset + j * head.stride..][..head.depth];
         for (d, &value) in row.iter().enumerate() {
             out[d * width + j] = value;
         }
     }
+    for row in out.chunks_exact_mut(width) {
+        row[head.n..].fill(0.0);
+    }
 }
 
-/// `[n, padded depth]` from rows.
+/// The head's rows and the values between their starts: in place where they fill registers, else as `[n, padded depth]`.
 #[inline(always)]
-fn rows_into(x: &[f32], head: Head, buffer: &mut Vec<f32>) {
+fn rows_of<'a>(x: &'a [f32], head: Head, buffer: &'a mut Vec<f32>) -> (&'a [f32], usize) {
     let width = head.padded_depth();
+    if width == head.depth {
+        return (&x[head.offset..], head.stride);
+    }
     let out = zeroed(buffer, head.n * width);
     for j in 0..head.n {
         out[j * width..][..head.depth].copy_from_slice(&x[head.offset + j * head.stride..][..head.depth]);
     }
+    (out, width)
 }
 
-/// Rows `first..first + ROWS` as `[ROWS, depth]`, zero past the end.
+/// Rows `first..first + ROWS`, `[ROWS, padded depth]`, zero past the end, and the values between their starts.
 #[inline(always)]
-fn block_into(x: &[f32], head: Head, first: usize, buffer: &mut Vec<f32>) {
-    let out = zeroed(buffer, ROWS * head.depth);
-    for r in 0..ROWS.min(head.n - first) {
-        out[r * head.depth..][..head.depth]
-            .copy_from_slice(&x[head.offset + (first + r) * head.stride..][..head.depth]);
+fn block_of<'a>(x: &'a [f32], head: Head, first: usize, buffer: &'a mut Vec<f32>) -> (&'a [f32], usize) {
+    let width = head.padded_depth();
+    if width == head.depth && first + ROWS <= head.n {
+        return (&x[head.offset + first * head.stride..], head.stride);
     }
+    let out = zeroed(buffer, ROWS * width);
+    for r in 0..ROWS.min(head.n - first) {
+        out[r * width..][..head.depth].copy_from_slice(&x[head.offset + (first + r) * head.stride..][..head.depth]);
+    }
+    (out, width)
 }
 
-/// `out[r, j] = scale * sum_i a[r, i] b[i, j]`: `a` is `[ROWS, depth]` with rows `a_stride` apart, `b` `[depth, width]`,
-/// `out` `[ROWS, width]`; `width` a multiple of `LANES`.
+/// `out[r, j] = scale * sum_i a[r, i] b[i, j]`: `a` is `[ROWS, depth]` and `b` `[depth, width]`, each with the values between
+/// the starts of its rows, `out` `[ROWS, width]`; `width` a multiple of `LANES`.
 #[inline(always)]
-fn product<A: Arith>(a: &[f32], a_stride: usize, b: &[f32], depth: usize, width: usize, scale: f32, out: &mut [f32]) {
-    for j in (0..width).step_by(LANES) {
-        let mut acc = [[0f32; LANES]; ROWS];
-        for i in 0..depth {
-            let b = &b[i * width + j..][..LANES];
-            for r in 0..ROWS {
-                let x = a[r * a_stride + i];
-                for l in 0..LANES {
-                    acc[r][l] = A::fma(x, b[l], acc[r][l]);
+fn product<A: Arith>(
+    (a, a_stride): (&[f32], usize),
+    (b, b_stride): (&[f32], usize),
+    depth: usize,
+    width: usize,
+    scale: f32,
+    out: &mut [f32],
+) {
+    assert!(width % LANES == 0 && depth > 0 && out.len() >= ROWS * width);
+    assert!(a.len() >= (ROWS - 1) * a_stride + depth && b.len() >= (depth - 1) * b_stride + width);
+    // SAFETY: the accesses are within the slices by the assertions; A is the caller's instruction set.
+    unsafe {
+        let scale = A::splat(scale);
+        let (a, b, out) = (a.as_ptr(), b.as_ptr(), out.as_mut_ptr());
+        let pairs = width - width % (2 * LANES);
+        // Two registers of columns at a time: enough independent sums to keep the multipliers busy.
+        for j in (0..pairs).step_by(2 * LANES) {
+            let (mut low, mut high) = ([A::splat(0.0); ROWS], [A::splat(0.0); ROWS]);
+            for i in 0..depth {
+                let (b, c) = (A::load(b.add(i * b_stride + j)), A::load(b.add(i * b_stride + j + LANES)));
+                for r in 0..ROWS {
+                    let x = A::splat(*a.add(r * a_stride + i));
+                    low[r] = A::fma_vector(x, b, low[r]);
+                    high[r] = A::fma_vector(x, c, high[r]);
                 }
             }
+            for r in 0..ROWS {
+                A::store(out.add(r * width + j), A::mul_vector(low[r], scale));
+                A::store(out.add(r * width + j + LANES), A::mul_vector(high[r], scale));
+            }
         }
-        for r in 0..ROWS {
-            for l in 0..LANES {
-                out[r * width + j + l] = acc[r][l] * scale;
+        if pairs < width {
+            let mut sums = [A::splat(0.0); ROWS];
+            for i in 0..depth {
+                let b = A::load(b.add(i * b_stride + pairs));
+                for r in 0..ROWS {
+                    sums[r] = A::fma_vector(A::splat(*a.add(r * a_stride + i)), b, sums[r]);
+                }
+            }
+            for r in 0..ROWS {
+                A::store(out.add(r * width + pairs), A::mul_vector(sums[r], scale));
             }
         }
     }
 }
 
-/// `b[i, ·] += sum_r a[r, i] c[r, ·]`: `a` `[ROWS, n]` with rows `a_stride` apart, `c` `[ROWS, depth]`, `b` `[n, width]`.
+/// `b[i, ·] += sum_r a[r, i] c[r, ·]`: `a` `[ROWS, n]` and `c` `[ROWS, width]`, each with the values between the starts of its
+/// rows, `b` `[n, width]`; `width` a multiple of `LANES`.
 #[inline(always)]
-fn accumulate<A: Arith>(a: &[f32], a_stride: usize, c: &[f32], n: usize, depth: usize, width: usize, b: &mut [f32]) {
-    for i in 0..n {
-        let row = &mut b[i * width..][..depth];
-        for r in 0..ROWS {
-            let x = a[r * a_stride + i];
-            let c = &c[r * depth..][..depth];
-            for (o, v) in row.iter_mut().zip(c) {
-                *o = A::fma(x, *v, *o);
+fn accumulate<A: Arith>(
+    (a, a_stride): (&[f32], usize),
+    (c, c_stride): (&[f32], usize),
+    n: usize,
+    width: usize,
+    b: &mut [f32],
+) {
+    assert!(width % LANES == 0 && b.len() >= n * width);
+    assert!(c.len() >= (ROWS - 1) * c_stride + width && a.len() >= (ROWS - 1) * a_stride + n);
+    // SAFETY: the accesses are within the slices by the assertions; A is the caller's instruction set.
+    unsafe {
+        let (a, b, c) = (a.as_ptr(), b.as_mut_ptr(), c.as_ptr());
+        let pairs = width - width % (2 * LANES);
+        for j in (0..pairs).step_by(2 * LANES) {
+            let (mut low, mut high) = ([A::splat(0.0); ROWS], [A::splat(0.0); ROWS]);
+            for r in 0..ROWS {
+                (low[r], high[r]) = (A::load(c.add(r * c_stride + j)), A::load(c.add(r * c_stride + j + LANES)));
+            }
+            for i in 0..n {
+                let (to, next) = (b.add(i * width + j), b.add(i * width + j + LANES));
+                let (mut y, mut z) = (A::load(to), A::load(next));
+                for r in 0..ROWS {
+                    let x = A::splat(*a.add(r * a_stride + i));
+                    y = A::fma_vector(x, low[r], y);
+                    z = A::fma_vector(x, high[r], z);
+                }
+                A::store(to, y);
+                A::store(next, z);
+            }
+        }
+        if pairs < width {
+            for i in 0..n {
+                let to = b.add(i * width + pairs);
+                let mut y = A::load(to);
+                for r in 0..ROWS {
+                    y = A::fma_vector(A::splat(*a.add(r * a_stride + i)), A::load(c.add(r * c_stride + pairs)), y);
+                }
+                A::store(to, y);
             }
         }
     }
 }
 
-/// Softmax of the first `n` values of each row, zero beyond.
+/// `exp(x - max)` of the first `n` values of each row, zero beyond, and 1 / their sum for each row.
 #[inline(always)]
-fn softmax_rows<A: Arith>(scores: &mut [f32], n: usize, width: usize, rows: usize) {
-    for row in scores.chunks_exact_mut(width).take(rows) {
-        let shift = maximum(&row[..n]);
-        let sum = exp_shifted::<A>(&mut row[..n], shift);
-        let factor = 1.0 / sum;
-        for value in &mut row[..n] {
-            *value *= factor;
-        }
+fn exp_rows<A: Arith>(scores: &mut [f32], n: usize, width: usize, rows: usize) -> [f32; ROWS] {
+    let mut factors = [0f32; ROWS];
+    for (row, factor) in scores.chunks_exact_mut(width).zip(&mut factors).take(rows) {
+        // Whole registers: what is beyond adds less than 1e-37 to a sum of at least 1.
+        row[n..].fill(f32::NEG_INFINITY);
+        let shift = maximum(row);
+        *factor = 1.0 / exp_shifted::<A>(row, shift);
         row[n..].fill(0.0);
     }
+    factors
 }
 
 multiversion! {
     /// Forward: writes `softmax(scale q kᵀ) v` (`[n, depth]` rows) through `write(row, values)`.
     pub fn forward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, scratch: &mut Scratch, write: &mut dyn FnMut(usize, &[f32])) {
+        if head.n == 0 || head.depth == 0 {
+            return;
+        }
         let (width, depth_width) = (head.padded_n(), head.padded_depth());
         transpose_into(k, head, &mut scratch.keys_t);
-        rows_into(v, head, &mut scratch.values);
+        let values = rows_of(v, head, &mut scratch.values);
         for first in (0..head.n).step_by(ROWS) {
             let rows = ROWS.min(head.n - first);
-            block_into(q, head, first, &mut scratch.block);
-            let scores = zeroed(&mut scratch.scores, ROWS * width);
-            product::<A>(&scratch.block, head.depth, &scratch.keys_t, head.depth, width, head.scale, scores);
-            softmax_rows::<A>(scores, head.n, width, rows);
-            let out = zeroed(&mut scratch.out, ROWS * depth_width);
-            product::<A>(scores, width, &scratch.values, head.n, depth_width, 1.0, out);
+            let queries = block_of(q, head, first, &mut scratch.block);
+            let scores = sized(&mut scratch.scores, ROWS * width);
+            product::<A>(queries, (&scratch.keys_t, width), head.depth, width, head.scale, scores);
+            let factors = exp_rows::<A>(scores, head.n, width, rows);
+            let out = sized(&mut scratch.out, ROWS * depth_width);
+            product::<A>((scores, width), values, head.n, depth_width, 1.0, out);
             for r in 0..rows {
-                write(first + r, &out[r * depth_width..][..head.depth]);
+                let out = &mut out[r * depth_width..][..head.depth];
+                out.iter_mut().for_each(|v| *v *= factors[r]);
+                write(first + r, out);
             }
         }
     }
@@ -178,24 +260,30 @@ multiversion! {
     /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, row, values)`;
     /// `out` is the forward result, `dout` its gradient.
     pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], out: &[f32], dout: &[f32], head: Head, scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, &[f32])) {
+        if head.n == 0 || head.depth == 0 {
+            return;
+        }
         let (width, depth_width, depth) = (head.padded_n(), head.padded_depth(), head.depth);
         transpose_into(k, head, &mut scratch.keys_t);
         transpose_into(v, head, &mut scratch.values_t);
-        rows_into(k, head, &mut scratch.keys);
+        let keys = rows_of(k, head, &mut scratch.keys);
         zeroed(&mut scratch.dkeys, head.n * depth_width);
         zeroed(&mut scratch.dvalues, head.n * depth_width);
         for first in (0..head.n).step_by(ROWS) {
             let rows = ROWS.min(head.n - first);
-            block_into(q, head, first, &mut scratch.block);
-            block_into(dout, head, first, &mut scratch.block2);
-            let scores = zeroed(&mut scratch.scores, ROWS * width);
-            product::<A>(&scratch.block, depth, &scratch.keys_t, depth, width, head.scale, scores);
-            softmax_rows::<A>(scores, head.n, width, rows);
+            let queries = block_of(q, head, first, &mut scratch.block);
+            let douts = block_of(dout, head, first, &mut scratch.block2);
+            let scores = sized(&mut scratch.scores, ROWS * width);
+            product::<A>(queries, (&scratch.keys_t, width), depth, width, head.scale, scores);
+            let factors = exp_rows::<A>(scores, head.n, width, rows);
+            for (row, factor) in scores.chunks_exact_mut(width).zip(factors).take(rows) {
+                row.iter_mut().for_each(|v| *v *= factor);
+            }
             // Rows past the end would add uniform weights: their probabilities must be zero.
             scores[rows * width..].fill(0.0);
-            accumulate::<A>(scores, width, &scratch.block2, head.n, depth, depth_width, &mut scratch.dvalues);
-            let gradient = zeroed(&mut scratch.gradient, ROWS * width);
-            product::<A>(&scratch.block2, depth, &scratch.values_t, depth, width, 1.0, gradient);
+            accumulate::<A>((scores, width), douts, head.n, depth_width, &mut scratch.dvalues);
+            let gradient = sized(&mut scratch.gradient, ROWS * width);
+            product::<A>(douts, (&scratch.values_t, width), depth, width, 1.0, gradient);
             for r in 0..rows {
                 let start = head.offset + (first + r) * head.stride;
                 let shift = dot::<A>(&dout[start..][..depth], &out[start..][..depth]);
@@ -205,9 +293,9 @@ multiversion! {
                 }
             }
             gradient[rows * width..].fill(0.0);
-            accumulate::<A>(gradient, width, &scratch.block, head.n, depth, depth_width, &mut scratch.dkeys);
-            let dq = zeroed(&mut scratch.out, ROWS * depth_width);
-            product::<A>(gradient, width, &scratch.keys, head.n, depth_width, 1.0, dq);
+            accumulate::<A>((gradient, width), queries, head.n, depth_width, &mut scratch.dkeys);
+            let dq = sized(&mut scratch.out, ROWS * depth_width);
+            product::<A>((gradient, width), keys, head.n, depth_width, 1.0, dq);
             for r in 0..rows {
                 write(Part::Query, first + r, &dq[r * depth_width..][..depth]);
             }

@@ -99,7 +99,11 @@ pub fn maximum(x: &[f32]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::{Fused, Plain};
+    #[cfg(target_arch = "x86_64")]
+    use super::super::simd::Fused;
+    use super::super::simd::Plain;
+    #[cfg(not(target_arch = "x86_64"))]
+    use super::super::simd::Plain as Fused;
     use super::*;
 
     #[test]

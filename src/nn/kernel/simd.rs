@@ -47,28 +47,173 @@ fn detect() -> Level {
     Level::Baseline
 }
 
-/// Multiply-add, fused where the instruction set has it (elsewhere `f32::mul_add` would be a slow library call).
+/// Arithmetic of an instruction set.
 pub trait Arith {
-    /// `a * b + c`.
+    /// [`LANES`] values in registers. Inner loops of products name them, as the compiler's own choice among the loops of an
+    /// array of arrays is erratic.
+    type Vector: Copy;
+
+    /// `a * b + c`, fused where the instruction set has it (elsewhere `f32::mul_add` would be a slow library call).
     fn fma(a: f32, b: f32, c: f32) -> f32;
+
+    /// [`LANES`] times `x`.
+    ///
+    /// # Safety
+    /// The processor has the instruction set; the same holds for the functions below.
+    unsafe fn splat(x: f32) -> Self::Vector;
+
+    /// Reads [`LANES`] values.
+    ///
+    /// # Safety
+    /// They are there.
+    unsafe fn load(from: *const f32) -> Self::Vector;
+
+    /// Writes [`LANES`] values.
+    ///
+    /// # Safety
+    /// Nothing else touches them.
+    unsafe fn store(to: *mut f32, x: Self::Vector);
+
+    /// `a * b + c` in every lane.
+    ///
+    /// # Safety
+    /// As [`Arith::splat`].
+    unsafe fn fma_vector(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+
+    /// `a * b` in every lane.
+    ///
+    /// # Safety
+    /// As [`Arith::splat`].
+    unsafe fn mul_vector(a: Self::Vector, b: Self::Vector) -> Self::Vector;
 }
 
-/// `a * b + c` in one rounding.
+/// `a * b + c` in one rounding, AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub struct Wide;
+/// `a * b + c` in one rounding, AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
 pub struct Fused;
 /// `a * b + c` in two roundings.
 pub struct Plain;
 
-impl Arith for Fused {
+#[cfg(target_arch = "x86_64")]
+impl Arith for Wide {
+    type Vector = std::arch::x86_64::__m512;
+
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a.mul_add(b, c)
     }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::Vector) {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm512_storeu_ps(to, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma_vector(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_vector(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { std::arch::x86_64::_mm512_mul_ps(a, b) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Arith for Fused {
+    type Vector = [std::arch::x86_64::__m256; 2];
+
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { [std::arch::x86_64::_mm256_set1_ps(x); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { [std::arch::x86_64::_mm256_loadu_ps(from), std::arch::x86_64::_mm256_loadu_ps(from.add(8))] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::Vector) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::arch::x86_64::_mm256_storeu_ps(to, x[0]);
+            std::arch::x86_64::_mm256_storeu_ps(to.add(8), x[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn fma_vector(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+        use std::arch::x86_64::_mm256_fmadd_ps;
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_vector(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        use std::arch::x86_64::_mm256_mul_ps;
+        // SAFETY: the caller's promise.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
 }
 
 impl Arith for Plain {
+    type Vector = [f32; LANES];
+
     #[inline(always)]
     fn fma(a: f32, b: f32, c: f32) -> f32 {
         a * b + c
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::Vector {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::Vector {
+        // SAFETY: the caller's promise.
+        unsafe { from.cast::<Self::Vector>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Self::Vector) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<Self::Vector>().write_unaligned(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma_vector(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|l| a[l] * b[l] + c[l])
+    }
+
+    #[inline(always)]
+    unsafe fn mul_vector(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|l| a[l] * b[l])
     }
 }
 
@@ -87,11 +232,11 @@ macro_rules! multiversion {
             fn generic<$arith: $crate::nn::kernel::simd::Arith>($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
-                use $crate::nn::kernel::simd::{Fused, Level, level};
+                use $crate::nn::kernel::simd::{Fused, Level, Wide, level};
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn v4($($arg: $ty),*) $(-> $ret)? {
-                    generic::<Fused>($($arg),*)
+                    generic::<Wide>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
