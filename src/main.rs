@@ -16,12 +16,12 @@ fn main() -> ExitCode {
     embeval::cli::run()
 }
 
-/// Gives memory back to the operating system after seconds, not after 10 ms: an encoder's buffers are freed and taken again
+/// Gives memory back to the operating system after a minute, not after 10 ms: an encoder's buffers are freed and taken again
 /// many times a second, and pages that come anew must be cleared (a fifth of the time of a training step).
 fn keep_memory() {
     // `mi_option_purge_delay` of mimalloc.h, which the bindings leave out.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    const MILLISECONDS: std::ffi::c_long = 5_000;
+    const MILLISECONDS: std::ffi::c_long = 60_000;
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         // SAFETY: a known option of this allocator, which checks the number.
         unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, MILLISECONDS) };

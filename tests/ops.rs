@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 use embeval::nn::embedding::Embedding;
 use embeval::nn::layer_norm::LayerNorm;
-use embeval::nn::linear::{Linear, LowRank, product_transposed};
+use embeval::nn::linear::{Joint, Linear, LowRank, product_transposed};
 use embeval::nn::pooling::{PoolingMode, pool};
 use embeval::nn::{PackedBatch, activation, attention, composed, cross_entropy, dropout, normalize};
 
@@ -71,6 +71,45 @@ fn attention_equals_composed() {
             &[&q, &k, &v],
             || attention::attention(&q, &k, &v, &batch.cu_seqlens, heads),
             || composed::attention(&q, &k, &v, &batch.cu_seqlens, heads),
+        );
+    }
+}
+
+#[test]
+fn joint_attention_equals_composed() {
+    let batch = batch();
+    for (hidden, heads) in [(64, 2), (36, 3)] {
+        let qkv = var(&[batch.tokens(), 3 * hidden], 1, 2.0);
+        let part = |i: usize| qkv.narrow(1, i * hidden, hidden)?.contiguous();
+        compare(
+            &format!("joint attention {hidden}/{heads}"),
+            &[&qkv],
+            || attention::joint_attention(&qkv, &batch.cu_seqlens, heads),
+            || composed::attention(&part(0)?, &part(1)?, &part(2)?, &batch.cu_seqlens, heads),
+        );
+    }
+}
+
+#[test]
+fn joint_layers_equal_separate_ones() {
+    let x = var(&[70, 48], 1, 1.0);
+    let weights: Vec<Var> = (0..3).map(|i| var(&[24 + 8 * i, 48], 2 + i as u64, 0.5)).collect();
+    let biases: Vec<Var> = (0..3).map(|i| var(&[24 + 8 * i], 5 + i as u64, 0.5)).collect();
+    for trainable in [true, false] {
+        let of = |v: &Var| if trainable { v.as_tensor().clone() } else { v.as_detached_tensor() };
+        let layers: Vec<Linear> =
+            weights.iter().zip(&biases).map(|(w, b)| Linear::new(of(w), Some(of(b)), None).unwrap()).collect();
+        let layers: Vec<&Linear> = layers.iter().collect();
+        let joint = Joint::new(&layers).unwrap();
+        let mut vars = vec![&x];
+        if trainable {
+            vars.extend(weights.iter().chain(&biases));
+        }
+        compare(
+            "joint layers",
+            &vars,
+            || Ok(joint.forward(&x, &layers)?.expect("nothing is in the way")),
+            || Tensor::cat(&layers.iter().map(|l| composed::linear(&x, l, None)).collect::<Result<Vec<_>>>()?, 1),
         );
     }
 }

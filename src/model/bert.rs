@@ -11,10 +11,10 @@ use super::embedder::Mode;
 use super::parameters::Parameters;
 use crate::nn::PackedBatch;
 use crate::nn::activation::Activation;
-use crate::nn::attention::attention;
+use crate::nn::attention::{attention, joint_attention};
 use crate::nn::embedding::Embedding;
 use crate::nn::layer_norm::LayerNorm;
-use crate::nn::linear::Linear;
+use crate::nn::linear::{Joint, Linear};
 
 /// A BERT-like encoder.
 #[derive(Debug, Clone)]
@@ -31,6 +31,7 @@ struct Layer {
     query: Linear,
     key: Linear,
     value: Linear,
+    joint: Joint,
     attention_output: Linear,
     attention_norm: LayerNorm,
     intermediate: Linear,
@@ -95,10 +96,14 @@ impl Layer {
     fn load(config: &BertConfig, index: usize, p: &Parameters<'_>) -> Result<Self, ModelError> {
         let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let at = |module: &str| format!("encoder.layer.{index}.{module}");
+        let query = p.linear(&at("attention.self.query"), hidden, hidden)?;
+        let key = p.linear(&at("attention.self.key"), hidden, hidden)?;
+        let value = p.linear(&at("attention.self.value"), hidden, hidden)?;
         Ok(Self {
-            query: p.linear(&at("attention.self.query"), hidden, hidden)?,
-            key: p.linear(&at("attention.self.key"), hidden, hidden)?,
-            value: p.linear(&at("attention.self.value"), hidden, hidden)?,
+            joint: Joint::new(&[&query, &key, &value])?,
+            query,
+            key,
+            value,
             attention_output: p.linear(&at("attention.output.dense"), hidden, hidden)?,
             attention_norm: p.layer_norm(&at("attention.output.LayerNorm"), hidden, eps)?,
             intermediate: p.linear(&at("intermediate.dense"), hidden, inner)?,
@@ -109,10 +114,15 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, batch: &PackedBatch, heads: usize, mode: Mode) -> candle_core::Result<Tensor> {
-        let q = self.query.forward(x, mode.seed(0))?;
-        let k = self.key.forward(x, mode.seed(1))?;
-        let v = self.value.forward(x, mode.seed(2))?;
-        let context = attention(&q, &k, &v, &batch.cu_seqlens, heads)?;
+        let context = match self.joint.forward(x, &[&self.query, &self.key, &self.value])? {
+            Some(qkv) => joint_attention(&qkv, &batch.cu_seqlens, heads)?,
+            None => {
+                let q = self.query.forward(x, mode.seed(0))?;
+                let k = self.key.forward(x, mode.seed(1))?;
+                let v = self.value.forward(x, mode.seed(2))?;
+                attention(&q, &k, &v, &batch.cu_seqlens, heads)?
+            }
+        };
         let x = self.attention_norm.forward_residual(&self.attention_output.forward(&context, mode.seed(3))?, x)?;
         let inner = self.intermediate.forward_activated(&x, self.activation, mode.seed(4))?;
         self.output_norm.forward_residual(&self.output.forward(&inner, mode.seed(5))?, &x)

@@ -128,6 +128,47 @@ impl Linear {
     }
 }
 
+/// Layers of one input run as one, so that the input is read, and its gradient summed, once.
+#[derive(Debug, Clone)]
+pub struct Joint {
+    /// The layers in one, kept where their weights do not change.
+    fixed: Option<Linear>,
+}
+
+impl Joint {
+    /// Of layers whose inputs are of one width.
+    ///
+    /// # Errors
+    /// Where they are not.
+    pub fn new(parts: &[&Linear]) -> Result<Self> {
+        let fixed = parts.iter().all(|p| p.prepared.is_some()) && Self::possible(parts);
+        Ok(Self { fixed: if fixed { Some(Self::whole(parts)?) } else { None } })
+    }
+
+    /// Whether [`Self::forward`] has a use: adapters are applied to each layer by itself.
+    fn possible(parts: &[&Linear]) -> bool {
+        let plain = |p: &&Linear| p.lora.is_none() && p.weight.dtype() == DType::F32 && p.weight.device().is_cpu();
+        parts.iter().all(plain) && parts.windows(2).all(|p| p[0].bias.is_some() == p[1].bias.is_some())
+    }
+
+    fn whole(parts: &[&Linear]) -> Result<Linear> {
+        let weights: Vec<&Tensor> = parts.iter().map(|p| &p.weight).collect();
+        let biases: Option<Vec<&Tensor>> = parts.iter().map(|p| p.bias.as_ref()).collect();
+        let weight = Tensor::cat(&weights, 0)?;
+        Linear::new(weight, biases.map(|b| Tensor::cat(&b, 0)).transpose()?, None)
+    }
+
+    /// `[tokens, in]` → the results of all layers side by side, `[tokens, Σ out]`; `None` where they run better one by one.
+    /// `parts` are those that it was made of.
+    pub fn forward(&self, x: &Tensor, parts: &[&Linear]) -> Result<Option<Tensor>> {
+        match &self.fixed {
+            Some(whole) => whole.forward(x, None).map(Some),
+            None if Self::possible(parts) => Self::whole(parts)?.changing().forward(x, None).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
 /// `scale (x Aᵀ) Bᵀ`, with dropout on `x`.
 fn delta(x: &Tensor, lora: &LowRank, dropout_seed: Option<u64>) -> Result<Tensor> {
     let x = match dropout_seed {

@@ -258,8 +258,8 @@ pub enum Part {
 
 multiversion! {
     /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, row, values)`;
-    /// `out` is the forward result, `dout` its gradient.
-    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], out: &[f32], dout: &[f32], head: Head, scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, &[f32])) {
+    /// `out` is the forward result, `dout` its gradient, both laid out as `result` says.
+    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, out: &[f32], dout: &[f32], result: Head, scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, &[f32])) {
         if head.n == 0 || head.depth == 0 {
             return;
         }
@@ -272,7 +272,7 @@ multiversion! {
         for first in (0..head.n).step_by(ROWS) {
             let rows = ROWS.min(head.n - first);
             let queries = block_of(q, head, first, &mut scratch.block);
-            let douts = block_of(dout, head, first, &mut scratch.block2);
+            let douts = block_of(dout, result, first, &mut scratch.block2);
             let scores = sized(&mut scratch.scores, ROWS * width);
             product::<A>(queries, (&scratch.keys_t, width), depth, width, head.scale, scores);
             let factors = exp_rows::<A>(scores, head.n, width, rows);
@@ -285,7 +285,7 @@ multiversion! {
             let gradient = sized(&mut scratch.gradient, ROWS * width);
             product::<A>(douts, (&scratch.values_t, width), depth, width, 1.0, gradient);
             for r in 0..rows {
-                let start = head.offset + (first + r) * head.stride;
+                let start = result.offset + (first + r) * result.stride;
                 let shift = dot::<A>(&dout[start..][..depth], &out[start..][..depth]);
                 let (p, g) = (&scores[r * width..][..width], &mut gradient[r * width..][..width]);
                 for (g, p) in g.iter_mut().zip(p) {

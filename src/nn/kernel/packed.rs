@@ -56,8 +56,16 @@ mod tiled {
         static RIGHT: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
     }
 
+    /// Makes room for `len` tiles; what was there stays, so that nothing is cleared that will be overwritten.
+    fn grow(tiles: &mut Vec<Tile>, len: usize) {
+        if tiles.len() < len {
+            tiles.resize(len, Tile::ZERO);
+        }
+    }
+
     /// A right matrix `[inner, columns]`, split and laid out by panels of 32 columns.
     pub struct Packed {
+        /// At least `inner / DEPTH * columns / SIDE` groups, rounded up.
         tiles: Vec<Tile>,
         inner: usize,
         columns: usize,
@@ -81,16 +89,17 @@ mod tiled {
             }
             let (inner, columns) = b.shape();
             let panel = inner.div_ceil(DEPTH) * GROUP;
-            tiles.resize(panel * columns.div_ceil(SIDE), Tile::ZERO);
+            grow(&mut tiles, panel * columns.div_ceil(SIDE));
+            let used = &mut tiles[..panel * columns.div_ceil(SIDE)];
             if panel > 0 {
                 let pack = |(i, part): (usize, &mut [Tile])| {
                     // SAFETY: `available` has seen that the processor has these instructions.
                     unsafe { split(b.t(), Place::Right, i * SIDE, 0, 1.0, part) }
                 };
                 if parallel::threads() == 1 {
-                    tiles.chunks_exact_mut(panel).enumerate().for_each(pack);
+                    used.chunks_exact_mut(panel).enumerate().for_each(pack);
                 } else {
-                    tiles.par_chunks_exact_mut(panel).enumerate().for_each(pack);
+                    used.par_chunks_exact_mut(panel).enumerate().for_each(pack);
                 }
             }
             Some(Self { tiles, inner, columns })
@@ -155,7 +164,8 @@ mod tiled {
             for from in (0..all).step_by(STEPS) {
                 let steps = STEPS.min(all - from);
                 let start = if from > 0 { Start::Result } else { start };
-                left.resize(count.div_ceil(SIDE) * steps * GROUP, Tile::ZERO);
+                grow(&mut left, count.div_ceil(SIDE) * steps * GROUP);
+                let left = &mut left[..count.div_ceil(SIDE) * steps * GROUP];
                 for (panel, tiles) in left.chunks_exact_mut(steps * GROUP).enumerate() {
                     // SAFETY: `Tiles::new` has seen that the processor has these instructions.
                     unsafe { split(a, Place::Left, first + panel * SIDE, from * DEPTH, scale, tiles) };
