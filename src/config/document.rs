@@ -14,6 +14,7 @@ pub struct Document {
     pub(super) file: String,
     pub(super) folder: PathBuf,
     text: String,
+    sets: Vec<String>,
 }
 
 impl Document {
@@ -73,13 +74,18 @@ impl Document {
                 Err((_, message)) => faults.add(&origin, message),
             }
         }
-        let document = Self { root, file: file.into(), folder: folder.into(), text: text.into() };
+        let document = Self { root, file: file.into(), folder: folder.into(), text: text.into(), sets: sets.to_vec() };
         faults.finish(document)
     }
 
-    /// The file's text as written.
-    pub fn text(&self) -> &str {
-        &self.text
+    /// The config in force: the file's text as written, or, where there are overrides, all settings with them.
+    pub fn text(&self) -> String {
+        if self.sets.is_empty() {
+            return self.text.clone();
+        }
+        let sets: String =
+            self.sets.iter().map(|set| format!("#   --set {}\n", set.replace(['\n', '\r'], " "))).collect();
+        format!("# {} with\n{sets}{}", self.file, self.root.to_yaml())
     }
 
     /// Checks the config, the grid aside.

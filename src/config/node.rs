@@ -59,6 +59,69 @@ impl Value {
     }
 }
 
+impl Node {
+    /// The tree as YAML that reads back to the same values.
+    pub fn to_yaml(&self) -> String {
+        let mut out = String::new();
+        self.write_yaml(&mut out, 0);
+        out
+    }
+
+    fn write_yaml(&self, out: &mut String, depth: usize) {
+        let indent = "  ".repeat(depth);
+        match &self.value {
+            Value::Map(entries) if !entries.is_empty() => {
+                for (key, node) in entries {
+                    let nested = matches!(&node.value, Value::Map(m) if !m.is_empty())
+                        || matches!(&node.value, Value::List(l) if !l.is_empty());
+                    out.push_str(&format!("{indent}{}:{}", scalar(key), if nested { "\n" } else { " " }));
+                    node.write_yaml(out, depth + 1);
+                }
+            }
+            Value::List(items) if !items.is_empty() => {
+                for item in items {
+                    out.push_str(&format!("{indent}- {}\n", item.value.flow()));
+                }
+            }
+            value => out.push_str(&format!("{}\n", value.flow())),
+        }
+    }
+}
+
+impl Value {
+    /// On one line.
+    fn flow(&self) -> String {
+        match self {
+            Self::Text(text) => scalar(text),
+            Self::List(items) => {
+                format!("[{}]", items.iter().map(|n| n.value.flow()).collect::<Vec<_>>().join(", "))
+            }
+            Self::Map(entries) => {
+                let inner = entries.iter().map(|(k, n)| format!("{}: {}", scalar(k), n.value.flow()));
+                format!("{{{}}}", inner.collect::<Vec<_>>().join(", "))
+            }
+            Self::Float(f) if f.fract() == 0.0 && f.abs() < 1e15 => format!("{f:.1}"),
+            // The exponent with a point before it: `1e-5` is a number in YAML 1.2 and text in 1.1.
+            Self::Float(f) => {
+                let shown = show_number(*f);
+                match shown.split_once('e') {
+                    Some((digits, exponent)) if !digits.contains('.') => format!("{digits}.0e{exponent}"),
+                    _ => shown,
+                }
+            }
+            other => other.show(),
+        }
+    }
+}
+
+/// Text as YAML: plain where it cannot be mistaken for anything else, else quoted (JSON's quotes are YAML's).
+fn scalar(text: &str) -> String {
+    let plain = text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_alphanumeric() || "_-./".contains(c))
+        && parse(text).is_ok_and(|node| node.value == Value::Text(text.into()));
+    if plain { text.into() } else { serde_json::Value::from(text).to_string() }
+}
+
 /// A number as people write it: `0.02`, `2e-5`.
 pub fn show_number(value: f64) -> String {
     if value != 0.0 && (value.abs() < 1e-3 || value.abs() >= 1e6) { format!("{value:e}") } else { value.to_string() }

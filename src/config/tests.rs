@@ -381,3 +381,17 @@ fn faults_of_grids_trials_and_merges() {
     }
     assert_eq!(trials(&merge("{objective: symmetric}", "{objective: asymmetric}"), &[]).unwrap().len(), 2);
 }
+
+#[test]
+fn the_config_in_force_reads_back_with_its_overrides() {
+    let text = "# mine\nname: a\nbase: b\ndata: {train: [{path: 'x y: z.jsonl', limit: 3}]}\ntrain: {lr: 1e-5, clip: 1}\ngrid:\n  loss.temperature: [0.02, 1.0]\n";
+    let load = |text: &str, sets: &[&str]| parse(text, sets).unwrap();
+    assert_eq!(load(text, &[]).text(), text);
+    let sets = ["train.lr=3e-4", "base=\"1\"", "data.train=[yes.jsonl, 'no: #x', '']", "grid.adapter.rank=[8]"];
+    let changed = load(text, &sets);
+    let again = load(&changed.text(), &[]);
+    assert!(changed.text().contains("--set train.lr=3e-4") && changed.text().contains("lr: 3.0e-4"));
+    assert_eq!(again.root.to_yaml(), changed.root.to_yaml());
+    let values = |d: &Document| format!("{:?}", d.root.clone().relocated(&super::node::Origin::Line(1)));
+    assert_eq!(values(&again), values(&changed));
+}

@@ -30,8 +30,47 @@ fn p_value(p: f64) -> String {
     if p < 0.001 { "p < 0.001".into() } else { format!("p = {p:.3}") }
 }
 
+/// Text that Markdown shows as it is.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' => out.push(' '),
+            '|' | '*' | '`' | '[' | ']' | '\\' => out.extend(['\\', c]),
+            '<' => out.push_str("&lt;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// The record with the words that came from a config escaped.
+fn escape(run: &RunRecord) -> RunRecord {
+    let mut run = run.clone();
+    let texts = |map: &mut std::collections::BTreeMap<String, String>| map.values_mut().for_each(|v| *v = escaped(v));
+    run.name = escaped(&run.name);
+    run.base = escaped(&run.base);
+    texts(&mut run.settings);
+    run.data.iter_mut().for_each(|(name, _)| *name = escaped(name));
+    run.notes.iter_mut().for_each(|note| *note = escaped(note));
+    for variant in &mut run.variants {
+        variant.label = escaped(&variant.label);
+        texts(&mut variant.settings);
+        match &mut variant.kind {
+            VariantKind::Base => {}
+            VariantKind::Trained { trial, .. } => *trial = escaped(trial),
+            VariantKind::Merged { first, second, .. } => (*first, *second) = (escaped(first), escaped(second)),
+        }
+    }
+    for search in &mut run.searches {
+        (search.first, search.second) = (escaped(&search.first), escaped(&search.second));
+    }
+    run
+}
+
 /// The whole page.
 pub fn page(run: &RunRecord, statistics: &Statistics, plots: &[Plot]) -> String {
+    let run = &escape(run);
     let mut out = String::new();
     // A checkpoint on the way stands in the tables only if it was chosen.
     let is_chosen = |v: &Variant| run.choice.as_ref().is_some_and(|c| c.id == v.id);
@@ -64,7 +103,9 @@ pub fn page(run: &RunRecord, statistics: &Statistics, plots: &[Plot]) -> String 
         checkpoints(&mut out, run, statistics);
     }
     out.push_str("\n## Scores on dev\n\n");
-    out.push_str("What the choices were made on.\n\n");
+    let seeds = run.variants.iter().flat_map(|v| &v.dev).map(|t| t.seeds.len() + 1).max().unwrap_or(1);
+    let mean = if seeds > 1 { format!(": means over {seeds} protocol seeds") } else { String::new() };
+    let _ = writeln!(out, "What the choices were made on{mean}.\n");
     table(&mut out, run, statistics, "dev", &finals);
     settings(&mut out, run, &finals);
     noise(&mut out, run);
@@ -89,16 +130,15 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
         let text: Vec<String> = variant.settings.iter().map(|(k, v)| format!("{k} = {v}")).collect();
         let _ = writeln!(out, "- Its settings: {}; those of all trials are below.", text.join(", "));
     }
-    let rule = if choice.by == "mean_task" { "mean_task" } else { "mean_task_type" };
+    let rule = choice.by.as_str();
+    let measure = match rule {
+        "mean_task" => "Mean (Task)",
+        "mean_task_type" => "Mean (TaskType)",
+        task => task,
+    };
     if let Some(e) = statistics.estimate("test", chosen, rule) {
-        let _ = writeln!(
-            out,
-            "- On test: {} {} (95 % interval {} to {}).",
-            if rule == "mean_task" { "Mean (Task)" } else { "Mean (TaskType)" },
-            points(e.score),
-            points(e.interval.0),
-            points(e.interval.1)
-        );
+        let (from, to) = (points(e.interval.0), points(e.interval.1));
+        let _ = writeln!(out, "- On test: {measure} {} (95 % interval {from} to {to}).", points(e.score));
     }
     // Every comparison that the page makes with the chosen is one hypothesis of the family that Holm's method corrects.
     let others: Vec<usize> = finals.iter().copied().filter(|&i| i != chosen).collect();
@@ -353,4 +393,85 @@ fn notes(out: &mut String, run: &RunRecord) {
         let _ = writeln!(out, "- {note}.");
     }
     out.push_str("\nThe numbers: [scores](tables/scores.csv), [settings](tables/settings.csv), [α](tables/alpha.csv), [losses](tables/losses.csv). Each plot is in `plots/` as PNG and SVG.\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::metric::outcomes::Outcomes;
+    use crate::store::record::{Choice, TaskRecord};
+
+    fn task(right: usize, seeds: &[(u64, f64)]) -> TaskRecord {
+        let outcomes = (0..100).map(|i| f64::from(u8::from(i < right))).collect();
+        TaskRecord {
+            name: "A".into(),
+            task_type: "Classification".into(),
+            metric: "accuracy".into(),
+            main_score: right as f64 / 100.0,
+            seeds: seeds.to_vec(),
+            rows: 100,
+            outcomes: Outcomes::PerExample(outcomes),
+        }
+    }
+
+    fn variant(id: &str, label: &str, kind: VariantKind, right: usize, seeds: &[(u64, f64)]) -> Variant {
+        Variant {
+            id: id.into(),
+            label: label.into(),
+            kind,
+            settings: BTreeMap::new(),
+            dev: vec![task(right, seeds)],
+            test: vec![task(right, seeds)],
+        }
+    }
+
+    fn record(by: &str) -> RunRecord {
+        let trained = |trial: &str| VariantKind::Trained { trial: trial.into(), step: 5, steps: 5 };
+        RunRecord {
+            name: "run".into(),
+            base: "base".into(),
+            settings: BTreeMap::new(),
+            data: Vec::new(),
+            axes: Vec::new(),
+            variants: vec![
+                variant("0", "base", VariantKind::Base, 20, &[]),
+                variant("1", "a|b", trained("a|b"), 60, &[(1, 0.7), (2, 0.8)]),
+                variant("2", "c", trained("c"), 61, &[(1, 0.5), (2, 0.5)]),
+            ],
+            curves: Vec::new(),
+            searches: Vec::new(),
+            choice: Some(Choice { id: "1".into(), on: "dev".into(), by: by.into(), score: 0.7, why: "highest".into() }),
+            limit: None,
+            protocol: "sklearn-1.9".into(),
+            notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_page_names_the_choice_its_rule_and_the_difference() {
+        for (by, name) in [("mean_task_type", "Mean (TaskType)"), ("mean_task", "Mean (Task)"), ("A", "A")] {
+            let run = record(by);
+            let page = page(&run, &Statistics::new(&run), &[]);
+            assert!(page.contains("**Chosen: a\\|b**"), "{page}");
+            assert!(page.contains(&format!("On test: {name} 60.0 (95 % interval ")), "{page}");
+            assert!(page.contains("+40.0 points against the base (95 % interval "), "{page}");
+            // A cell more in one row than in another would break the table.
+            let cells = |line: &str| line.replace("\\|", "").matches('|').count();
+            let rows: Vec<&str> = page.lines().skip_while(|l| !l.starts_with("| Variant")).take(5).collect();
+            assert!(rows.iter().all(|row| cells(row) == cells(rows[0])), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn dev_scores_are_means_over_seeds_as_the_choice_takes_them() {
+        let run = record("mean_task");
+        let statistics = Statistics::new(&run);
+        let dev = statistics.estimate("dev", 1, "mean_task").unwrap();
+        assert!((dev.score - 0.7).abs() < 1e-12 && dev.interval.0 < 0.7 && dev.interval.1 > 0.7);
+        assert_eq!(statistics.estimate("test", 1, "mean_task").unwrap().score, 0.6);
+        // By the mean over seeds `a|b` (0.7) beats `c` (0.54) in nearly every resample; at seed 42 it would lose.
+        assert!(statistics.best_shares("dev", &[0, 1, 2], "mean_task")[&1] > 0.95);
+    }
 }

@@ -47,7 +47,12 @@ pub struct Statistics {
     test: Vec<Side>,
 }
 
-fn sides(variants: &[Variant], pick: impl Fn(&Variant) -> &Vec<TaskRecord> + Sync) -> Vec<Side> {
+/// `drawn` gives a task's score and its replicates.
+fn sides(
+    variants: &[Variant],
+    pick: impl Fn(&Variant) -> &Vec<TaskRecord> + Sync,
+    drawn: impl Fn(&TaskRecord) -> (f64, Vec<f64>) + Sync,
+) -> Vec<Side> {
     use rayon::prelude::*;
     variants
         .par_iter()
@@ -55,8 +60,8 @@ fn sides(variants: &[Variant], pick: impl Fn(&Variant) -> &Vec<TaskRecord> + Syn
             tasks: pick(v)
                 .iter()
                 .map(|t| {
-                    let drawn = bootstrap::replicates(&t.outcomes, bootstrap::task_seed(&t.name), REPLICATES);
-                    (t.name.clone(), t.task_type.clone(), t.main_score, drawn)
+                    let (score, replicates) = drawn(t);
+                    (t.name.clone(), t.task_type.clone(), score, replicates)
                 })
                 .collect(),
         })
@@ -64,9 +69,16 @@ fn sides(variants: &[Variant], pick: impl Fn(&Variant) -> &Vec<TaskRecord> + Syn
 }
 
 impl Statistics {
-    /// Draws all replicates.
+    /// Draws all replicates. Test scores are those at mteb's seed, which others publish; dev scores are means over the protocol
+    /// seeds, as the choice takes them.
     pub fn new(run: &RunRecord) -> Self {
-        Self { dev: sides(&run.variants, |v| &v.dev), test: sides(&run.variants, |v| &v.test) }
+        let published = |t: &TaskRecord| {
+            (t.main_score, bootstrap::replicates(&t.outcomes, bootstrap::task_seed(&t.name), REPLICATES))
+        };
+        Self {
+            dev: sides(&run.variants, |v| &v.dev, |t| (t.mean_over_seeds(), t.replicates())),
+            test: sides(&run.variants, |v| &v.test, published),
+        }
     }
 
     fn side(&self, on: &str) -> &[Side] {

@@ -35,11 +35,14 @@ impl Chart for AlphaCurves<'_> {
 
     fn size(&self) -> (u32, u32) {
         let rows = self.searches.len().div_ceil(self.columns());
-        (if self.columns() == 1 { 640 } else { 1_000 }, 40 + 280 * rows as u32)
+        (if self.columns() == 1 { 640 } else { 1_000 }, 46 + 280 * rows as u32)
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: u32) -> Result<(), String> {
-        let area = area.titled("Dev score by α (band: 95 % bootstrap interval)", text(16, scale)).map_err(fail)?;
+        let area = area
+            .margin(6 * scale, 0, 0, 0)
+            .titled("Dev score by α (band: 95 % bootstrap interval)", text(16, scale))
+            .map_err(fail)?;
         let panels = area.split_evenly((self.searches.len().div_ceil(self.columns()), self.columns()));
         for (search, panel) in self.searches.iter().zip(&panels) {
             let caption = format!("{}  →  {}", short(&search.first, 28), short(&search.second, 28));

@@ -16,7 +16,7 @@ pub struct HeatMap {
     largest: f64,
 }
 
-const LEFT: i32 = 330;
+const LEFT: i32 = 400;
 const TOP: i32 = 150;
 const CELL: (i32, i32) = (72, 24);
 
@@ -42,7 +42,7 @@ impl HeatMap {
             })
             .collect();
         let largest = values.iter().flatten().flatten().fold(1.0f64, |m, v| m.max(v.abs()));
-        let rows = others.iter().map(|&i| short(&run.variants[i].label, 46)).collect();
+        let rows = others.iter().map(|&i| short(&run.variants[i].label, 60)).collect();
         Some(Self { rows, columns: tasks.iter().map(|t| short(t, 32)).collect(), values, largest })
     }
 

@@ -30,7 +30,7 @@ impl Curves {
             .iter()
             .map(|c| Line { label: c.trial.clone(), train: smooth(&c.train_loss), dev: pairs(&c.dev_loss) })
             .collect();
-        Self::new("losses", "Training loss (line, smoothed) and dev loss (dots)", "loss", lines)
+        Self::new("losses", "Training loss (line, smoothed) and dev loss (dots, dashed)", "loss", lines)
     }
 
     /// Mean reciprocal rank on dev.
@@ -108,6 +108,13 @@ impl Chart for Curves {
             chart
                 .draw_series(LineSeries::new(line.train.iter().copied(), color(i).mix(0.8).stroke_width(2 * scale)))
                 .map_err(fail)?;
+            let dashes = DashedLineSeries::new(
+                line.dev.iter().copied(),
+                5 * scale,
+                3 * scale,
+                color(i).mix(0.6).stroke_width(scale),
+            );
+            chart.draw_series(dashes).map_err(fail)?;
             chart.draw_series(line.dev.iter().map(|p| Circle::new(*p, 4 * scale, color(i).filled()))).map_err(fail)?;
         }
         let entries: Vec<(String, RGBColor)> =
