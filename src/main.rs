@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     embeval::cli::run()
 }
 
-/// Gives memory back to the operating system after a minute, not after 10 ms: an encoder's buffers are freed and taken again
+/// Gives memory back to the operating system after a minute, not after one second: an encoder's buffers are freed and taken again
 /// many times a second, and pages that come anew must be cleared (a fifth of the time of a training step).
 fn keep_memory() {
     // `mi_option_purge_delay` of mimalloc.h, which the bindings leave out.

@@ -115,6 +115,21 @@ fn joint_layers_equal_separate_ones() {
 }
 
 #[test]
+fn a_bias_that_is_trained_beside_frozen_weights_is_not_kept_from_before() {
+    let x = var(&[40, 32], 1, 1.0);
+    let bias = var(&[32], 2, 1.0);
+    let layer = Linear::new(var(&[32, 32], 3, 0.5).as_detached_tensor(), Some(bias.as_tensor().clone()), None).unwrap();
+    let parts = [&layer, &layer];
+    let joint = Joint::new(&parts).unwrap();
+    joint.forward(&x, &parts).unwrap();
+    bias.set(var(&[32], 4, 1.0).as_tensor()).unwrap();
+    let y = joint.forward(&x, &parts).unwrap().expect("nothing is in the way");
+    let want =
+        Tensor::cat(&[composed::linear(&x, &layer, None).unwrap(), composed::linear(&x, &layer, None).unwrap()], 1);
+    assert!(relative_error(&y, &want.unwrap()) < 1e-5);
+}
+
+#[test]
 fn attention_of_a_long_sequence_equals_composed() {
     let batch = PackedBatch::new(&[vec![1u32; 700]]);
     let shape = [700, 64];

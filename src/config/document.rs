@@ -85,7 +85,7 @@ impl Document {
         }
         let sets: String =
             self.sets.iter().map(|set| format!("#   --set {}\n", set.replace(['\n', '\r'], " "))).collect();
-        format!("# {} with\n{sets}{}", self.file, self.root.to_yaml())
+        format!("# {} with\n{sets}{}", self.file.replace(['\n', '\r'], " "), self.root.to_yaml())
     }
 
     /// Checks the config, the grid aside.

@@ -100,6 +100,8 @@ impl Value {
                 let inner = entries.iter().map(|(k, n)| format!("{}: {}", scalar(k), n.value.flow()));
                 format!("{{{}}}", inner.collect::<Vec<_>>().join(", "))
             }
+            Self::Float(f) if f.is_nan() => ".nan".into(),
+            Self::Float(f) if f.is_infinite() => if *f > 0.0 { ".inf" } else { "-.inf" }.into(),
             Self::Float(f) if f.fract() == 0.0 && f.abs() < 1e15 => format!("{f:.1}"),
             // The exponent with a point before it: `1e-5` is a number in YAML 1.2 and text in 1.1.
             Self::Float(f) => {

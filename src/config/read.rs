@@ -335,10 +335,33 @@ fn read_score(r: &Reader<'_>, folder: &Path) -> Score {
         tasks,
         all_checkpoints: s.choice("checkpoints", &[("all", true), ("last", false)]).unwrap_or(true),
         limit: s.whole("limit", 20.., "from 20"),
+        limits: read_limits(&s),
         seeds: s.whole("seeds", 1..=100, "from 1 to 100").unwrap_or(3),
     };
     s.finish();
     score
+}
+
+/// `score.limits`: a task's name → rows.
+fn read_limits(s: &Reader<'_>) -> std::collections::BTreeMap<String, usize> {
+    let mut limits = std::collections::BTreeMap::new();
+    let Some(node) = s.node("limits") else { return limits };
+    let Value::Map(entries) = &node.value else {
+        s.fault("limits", "must be a mapping of task names to rows");
+        return limits;
+    };
+    for (task, rows) in entries {
+        match rows.value {
+            Value::Int(rows @ 20..) => {
+                limits.insert(task.clone(), usize::try_from(rows).unwrap_or(usize::MAX));
+            }
+            _ => s.faults().add(
+                &rows.origin,
+                format!("score.limits.{task} = {} must be a whole number from 20", rows.value.show()),
+            ),
+        }
+    }
+    limits
 }
 
 fn read_choose(r: &Reader<'_>) -> Choose {

@@ -221,8 +221,17 @@ pub struct Score {
     pub all_checkpoints: bool,
     /// Most rows of a split (training splits of tasks are not cut).
     pub limit: Option<usize>,
+    /// The same for single tasks, by name, instead of `limit`.
+    pub limits: std::collections::BTreeMap<String, usize>,
     /// Protocol seeds on test, 42 the first (default 3).
     pub seeds: usize,
+}
+
+impl Score {
+    /// Most rows of a split of this task.
+    pub fn limit_of(&self, task: &str) -> Option<usize> {
+        self.limits.get(task).copied().or(self.limit)
+    }
 }
 
 /// How the best is chosen.

@@ -395,3 +395,12 @@ fn the_config_in_force_reads_back_with_its_overrides() {
     let values = |d: &Document| format!("{:?}", d.root.clone().relocated(&super::node::Origin::Line(1)));
     assert_eq!(values(&again), values(&changed));
 }
+
+#[test]
+fn limits_of_single_tasks_replace_the_general_one() {
+    let score = check("score: {limit: 100, limits: {A: 20}}\n", &[]).unwrap().score;
+    assert_eq!((score.limit_of("A"), score.limit_of("B")), (Some(20), Some(100)));
+    let error = check("score: {limits: {A: 3, B: [1]}}\n", &[]).unwrap_err().to_string();
+    assert!(error.contains("c.yaml:4: score.limits.A = 3 must be a whole number from 20"), "{error}");
+    assert!(error.contains("score.limits.B = [1] must be"), "{error}");
+}

@@ -82,6 +82,7 @@ impl Engine<'_> {
             searches,
             choice,
             limit: c.score.limit,
+            limits: c.score.limits.clone(),
             protocol: crate::task::protocol::Protocol::default().to_string(),
             notes,
         };
@@ -137,8 +138,9 @@ impl Engine<'_> {
             .filter_map(|v| Some((v, rule_score(if choose.on_test { &v.test } else { &v.dev }, by)?)))
             .collect();
         let (best, score) = scored.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-        let why =
-            format!("highest {by} on {on} among {} scored models ({} protocol seeds each)", scored.len(), choose.seeds);
+        let seeds =
+            if choose.seeds == 1 { "1 protocol seed".into() } else { format!("{} protocol seeds", choose.seeds) };
+        let why = format!("highest {by} on {on} among {} scored models, {seeds} each", scored.len());
         Some(Choice { id: best.id.clone(), on: on.into(), by: by.into(), score, why })
     }
 

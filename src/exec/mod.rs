@@ -137,7 +137,7 @@ impl<'a> Engine<'a> {
             return Ok(data.clone());
         }
         let spec = &self.plan.tasks[task];
-        let data = TaskData::load(spec, split, self.plan.config.score.limit)?.map(Rc::new);
+        let data = TaskData::load(spec, split, self.plan.config.score.limit_of(&spec.name))?.map(Rc::new);
         self.data.borrow_mut().insert((task, split), data.clone());
         Ok(data)
     }

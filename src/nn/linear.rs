@@ -141,7 +141,8 @@ impl Joint {
     /// # Errors
     /// Where they are not.
     pub fn new(parts: &[&Linear]) -> Result<Self> {
-        let fixed = parts.iter().all(|p| p.prepared.is_some()) && Self::possible(parts);
+        let still = |p: &&Linear| p.prepared.is_some() && !p.bias.as_ref().is_some_and(Tensor::track_op);
+        let fixed = parts.iter().all(still) && Self::possible(parts);
         Ok(Self { fixed: if fixed { Some(Self::whole(parts)?) } else { None } })
     }
 
@@ -358,7 +359,13 @@ impl Frozen {
         if self.weight.dims().iter().any(|d| *d < PREPARED_FROM) {
             return None;
         }
-        of(prepared).get_or_init(make).as_ref()
+        // Not `get_or_init`: a thread that packs in parallel may be given another forward pass of this very layer meanwhile,
+        // which would wait for itself. Two threads may pack the same weight; one result is kept.
+        let cell = of(prepared);
+        if cell.get().is_none() {
+            let _ = cell.set(make());
+        }
+        cell.get()?.as_ref()
     }
 
     fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::schema::{Adapter, Alpha, Base, Slerp, SlerpMode, TrainSet};
+use crate::config::schema::{Adapter, Alpha, Base, Rule, Slerp, SlerpMode, TrainSet};
 use crate::config::{Config, Trial};
 use crate::data::rows::{self, PairRow};
+use crate::data::suggest::did_you_mean;
 use crate::data::table::DataError;
 use crate::task::spec::{Source, Split, TaskSpec};
 use crate::train::batches::batch_count;
@@ -162,6 +163,26 @@ pub fn load_rows(sets: &[TrainSet], seed: u64) -> Result<Vec<PairRow>, DataError
     Ok(out)
 }
 
+/// That the tasks which settings name are among those scored: told now, not after hours of work.
+fn named_tasks(config: &Config, tasks: &[TaskSpec]) -> Result<(), PlanError> {
+    let rule = match &config.choose.by {
+        Rule::Task(task) => Some(("choose.by".to_string(), task)),
+        Rule::MeanTask | Rule::MeanTaskType => None,
+    };
+    let limits = config.score.limits.keys().map(|task| (format!("score.limits.{task}"), task));
+    for (key, task) in rule.into_iter().chain(limits) {
+        if !tasks.iter().any(|t| t.name == *task) {
+            let hint = did_you_mean(task, tasks.iter().map(|t| t.name.as_str()));
+            let names: Vec<&str> = tasks.iter().map(|t| t.name.as_str()).collect();
+            return Err(PlanError::Config(format!(
+                "{key}: `{task}` is none of the tasks scored ({}){hint}",
+                names.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
 impl Plan {
     /// Plans a sweep.
     ///
@@ -173,6 +194,7 @@ impl Plan {
         trials: Vec<Trial>,
         tasks: Vec<TaskSpec>,
     ) -> Result<Self, PlanError> {
+        named_tasks(&config, &tasks)?;
         let mut builder = Builder::new(&config, &tasks)?;
         let mut planned = Vec::with_capacity(trials.len());
         let mut rows = Vec::new();
@@ -406,6 +428,9 @@ impl Builder {
                     "tolerance": plan.slerp.tolerance, "budget": plan.slerp.budget, "choose": c.choose,
                     "limit": c.score.limit, "tasks": self.tasks,
                 });
+                if !c.score.limits.is_empty() {
+                    settings["search"]["limits"] = json!(c.score.limits);
+                }
             }
             let id = step_id("merge", 1, &settings);
             let (a, b) = (&trials[plan.pair.0].trial.label, &trials[plan.pair.1].trial.label);
@@ -442,10 +467,13 @@ impl Builder {
         }
         for (model, identity, title) in models {
             for (split, seeds) in [(Split::Dev, config.choose.seeds), (Split::Test, config.score.seeds)] {
-                let settings = json!({
+                let mut settings = json!({
                     "model": identity, "split": split.name(), "tasks": self.tasks[split.name()],
                     "limit": config.score.limit, "seeds": seeds,
                 });
+                if !config.score.limits.is_empty() {
+                    settings["limits"] = json!(config.score.limits);
+                }
                 let inputs: Vec<String> = match &model {
                     ModelRef::Base => self.base_input(),
                     ModelRef::Checkpoint { trial, .. } => vec![self.trained[*trial].clone()],

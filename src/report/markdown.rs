@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::plot::Plot;
-use super::statistics::{Difference, Estimate, Statistics, is_final};
+use super::statistics::{CHOICE, Difference, Estimate, Statistics, is_final};
 use crate::metric::bootstrap;
 use crate::store::record::{RunRecord, Variant, VariantKind};
 
@@ -36,7 +36,8 @@ fn escaped(text: &str) -> String {
     for c in text.chars() {
         match c {
             '\n' | '\r' => out.push(' '),
-            '|' | '*' | '`' | '[' | ']' | '\\' => out.extend(['\\', c]),
+            '&' => out.push_str("&amp;"),
+            '|' | '*' | '_' | '~' | '`' | '[' | ']' | '\\' => out.extend(['\\', c]),
             '<' => out.push_str("&lt;"),
             c => out.push(c),
         }
@@ -123,8 +124,7 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
     let _ = writeln!(out, "**Chosen: {}** ({}).\n", variant.label, choice.why);
     if let VariantKind::Merged { first, second, alpha, auto } = &variant.kind {
         let how = if *auto { "found on dev" } else { "given" };
-        let _ =
-            writeln!(out, "- α = {alpha:.3} ({how}): {:.0} % of the way from `{first}` to `{second}`.", 100.0 * alpha);
+        let _ = writeln!(out, "- α = {alpha:.3} ({how}): {:.0} % of the way from {first} to {second}.", 100.0 * alpha);
     }
     if !variant.settings.is_empty() {
         let text: Vec<String> = variant.settings.iter().map(|(k, v)| format!("{k} = {v}")).collect();
@@ -134,7 +134,7 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
     let measure = match rule {
         "mean_task" => "Mean (Task)",
         "mean_task_type" => "Mean (TaskType)",
-        task => task,
+        task => &escaped(task),
     };
     if let Some(e) = statistics.estimate("test", chosen, rule) {
         let (from, to) = (points(e.interval.0), points(e.interval.1));
@@ -183,7 +183,7 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
     let on = choice.on.as_str();
     let runner_up = others
         .iter()
-        .filter_map(|&i| Some((i, statistics.estimate(on, i, &choice.by)?.score)))
+        .filter_map(|&i| Some((i, statistics.estimate(CHOICE, i, &choice.by)?.score)))
         .reduce(|best, next| if next.1 > best.1 { next } else { best });
     if let Some((second, _)) = runner_up
         && let Some(at) = differences.iter().position(|(i, _)| *i == second)
@@ -191,7 +191,7 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
         let label = format!("the next best on {on}, {}", run.variants[second].label);
         let _ = writeln!(out, "- {}.", say(&label, &differences[at].1, adjusted[at]));
     }
-    let shares = statistics.best_shares(on, finals, &choice.by);
+    let shares = statistics.best_shares(CHOICE, finals, &choice.by);
     if let Some(share) = shares.get(&chosen) {
         let _ = writeln!(
             out,
@@ -268,11 +268,21 @@ fn legend(out: &mut String, run: &RunRecord, statistics: &Statistics) {
         run.protocol.trim_start_matches("sklearn-"),
         names.len(),
         names.join(", "),
-        run.limit.map_or_else(String::new, |n| format!(
-            " **Each split was limited to {n} rows**, so the scores do not compare with published ones."
-        ))
+        limits(run)
     );
     out.push('\n');
+}
+
+/// What limits of rows mean for a reader.
+fn limits(run: &RunRecord) -> String {
+    let single: Vec<String> = run.limits.iter().map(|(task, rows)| format!("{task} to {rows}")).collect();
+    let what = match (run.limit, single.is_empty()) {
+        (None, true) => return String::new(),
+        (Some(n), true) => format!("Each split was limited to {n} rows"),
+        (Some(n), false) => format!("Each split was limited to {n} rows, {}", single.join(", ")),
+        (None, false) => format!("Splits were limited to rows: {}", single.join(", ")),
+    };
+    format!(" **{what}**, so the scores do not compare with published ones.")
 }
 
 fn picture(out: &mut String, plots: &[Plot], name: &str, text: &str) {
@@ -428,6 +438,10 @@ mod tests {
     }
 
     fn record(by: &str) -> RunRecord {
+        record_on("dev", by)
+    }
+
+    fn record_on(on: &str, by: &str) -> RunRecord {
         let trained = |trial: &str| VariantKind::Trained { trial: trial.into(), step: 5, steps: 5 };
         RunRecord {
             name: "run".into(),
@@ -442,8 +456,9 @@ mod tests {
             ],
             curves: Vec::new(),
             searches: Vec::new(),
-            choice: Some(Choice { id: "1".into(), on: "dev".into(), by: by.into(), score: 0.7, why: "highest".into() }),
+            choice: Some(Choice { id: "1".into(), on: on.into(), by: by.into(), score: 0.7, why: "highest".into() }),
             limit: None,
+            limits: BTreeMap::new(),
             protocol: "sklearn-1.9".into(),
             notes: Vec::new(),
         }
@@ -472,6 +487,9 @@ mod tests {
         assert!((dev.score - 0.7).abs() < 1e-12 && dev.interval.0 < 0.7 && dev.interval.1 > 0.7);
         assert_eq!(statistics.estimate("test", 1, "mean_task").unwrap().score, 0.6);
         // By the mean over seeds `a|b` (0.7) beats `c` (0.54) in nearly every resample; at seed 42 it would lose.
-        assert!(statistics.best_shares("dev", &[0, 1, 2], "mean_task")[&1] > 0.95);
+        for on in ["dev", "test"] {
+            let run = record_on(on, "mean_task");
+            assert!(Statistics::new(&run).best_shares(CHOICE, &[0, 1, 2], "mean_task")[&1] > 0.95, "{on}");
+        }
     }
 }

@@ -10,6 +10,9 @@ use crate::metric::bootstrap::{self, interval};
 use crate::store::record::{RunRecord, TaskRecord, Variant, VariantKind};
 use crate::store::scoring::{REPLICATES, combine};
 
+/// The side that a choice was made on, with the scores that it was made by: means over the protocol seeds.
+pub const CHOICE: &str = "choice";
+
 /// A score with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
@@ -45,6 +48,8 @@ struct Side {
 pub struct Statistics {
     dev: Vec<Side>,
     test: Vec<Side>,
+    /// Test scores as a choice on test takes them; empty where there was none.
+    chosen_on: Vec<Side>,
 }
 
 /// `drawn` gives a task's score and its replicates.
@@ -78,11 +83,21 @@ impl Statistics {
         Self {
             dev: sides(&run.variants, |v| &v.dev, |t| (t.mean_over_seeds(), t.replicates())),
             test: sides(&run.variants, |v| &v.test, published),
+            chosen_on: if run.choice.as_ref().is_some_and(|c| c.on == "test") {
+                sides(&run.variants, |v| &v.test, |t| (t.mean_over_seeds(), t.replicates()))
+            } else {
+                Vec::new()
+            },
         }
     }
 
     fn side(&self, on: &str) -> &[Side] {
-        if on == "dev" { &self.dev } else { &self.test }
+        match on {
+            "dev" => &self.dev,
+            CHOICE if !self.chosen_on.is_empty() => &self.chosen_on,
+            CHOICE => &self.dev,
+            _ => &self.test,
+        }
     }
 
     /// The tasks of a side, over all variants.

@@ -29,6 +29,9 @@ pub struct RunRecord {
     pub choice: Option<Choice>,
     /// Row limit per task and split, if scoring was limited.
     pub limit: Option<usize>,
+    /// The same for single tasks, by name, instead of `limit`.
+    #[serde(default)]
+    pub limits: BTreeMap<String, usize>,
     /// Which version of scikit-learn's draws was reproduced ("1.9").
     pub protocol: String,
     /// Things a reader must know (a task without dev split, a truncated share, nearly parallel tensors …).

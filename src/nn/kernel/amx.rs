@@ -6,6 +6,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
+use std::cell::Cell;
 use std::sync::OnceLock;
 
 use super::simd::{Level, level};
@@ -91,6 +92,10 @@ static CONFIG: Config = Config {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
+thread_local! {
+    static IN_USE: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The tile registers of this thread, in use while this lives: set up for [`block_product`], and given back afterwards, so
 /// that the operating system need not save them when it switches threads.
 pub struct Tiles {
@@ -99,9 +104,9 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// Sets the registers up; `None` where there are none ([`available`]).
+    /// Sets the registers up; `None` where there are none ([`available`]), or where another value on this thread has them.
     pub fn new() -> Option<Self> {
-        if !available() {
+        if !available() || IN_USE.replace(true) {
             return None;
         }
         // SAFETY: the processor has the instruction and the process the permission; CONFIG is 64 bytes of a valid layout.
@@ -113,7 +118,7 @@ impl Tiles {
     /// it, one row with stride 0 for a row that is added to all.
     ///
     /// `a` and `b` are `steps` groups of [`GROUP`] tiles: for each part, largest first, rows (columns) 0..16 and 16..32.
-    /// The products of parts are added smallest first within a step, and the steps in order. Each step asks for
+    /// Within a step the products of parts are added in a fixed order that ends with the largest. Each step asks for
     /// [`AHEAD`] bytes from `ahead` on in the second-level cache, wherever that points.
     ///
     /// # Safety
@@ -228,5 +233,6 @@ impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: `new` has set the registers up.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        IN_USE.set(false);
     }
 }

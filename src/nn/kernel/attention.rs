@@ -16,7 +16,7 @@ pub struct Head {
     pub offset: usize,
     /// Tokens of the sequence.
     pub n: usize,
-    /// Values between the starts of two rows (the hidden size).
+    /// Values between the starts of two rows: the hidden size, or three times that where q, k and v stand side by side.
     pub stride: usize,
     /// Values of a row (the head's dimension).
     pub depth: usize,
@@ -210,7 +210,7 @@ fn accumulate<A: Arith>(
 fn exp_rows<A: Arith>(scores: &mut [f32], n: usize, width: usize, rows: usize) -> [f32; ROWS] {
     let mut factors = [0f32; ROWS];
     for (row, factor) in scores.chunks_exact_mut(width).zip(&mut factors).take(rows) {
-        // Whole registers: what is beyond adds less than 1e-37 to a sum of at least 1.
+        // Whole registers: what is beyond adds less than 2e-37 to a sum of at least 1.
         row[n..].fill(f32::NEG_INFINITY);
         let shift = maximum(row);
         *factor = 1.0 / exp_shifted::<A>(row, shift);

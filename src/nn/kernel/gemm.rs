@@ -65,8 +65,9 @@ pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b
         }
         return;
     }
-    // Below this the padding to whole tiles costs more than the tiles save.
-    if k >= 8 && n.max(m) >= 16 && m * n * k > 1 << 15 && super::packed::multiply(out, accumulate, scale, a, b) {
+    // Below this the padding to whole tiles costs more than the tiles save. Not by the number of rows, so that a row's result
+    // does not depend on how many there are.
+    if k >= 8 && n >= 8 && n * k >= 1 << 11 && super::packed::multiply(out, accumulate, scale, a, b) {
         return;
     }
     let ((a_rs, a_cs), (b_rs, b_cs)) = (a.strides(), b.strides());

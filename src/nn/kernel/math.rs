@@ -2,7 +2,7 @@
 
 use super::simd::{Arith, LANES};
 
-/// e^x: Cody-Waite reduction and a degree-6 polynomial (Cephes `expf`); relative error below 2e-7, 0 below −87.3.
+/// e^x: Cody-Waite reduction and a degree-6 polynomial (Cephes `expf`); relative error below 2e-7, 1.2e-38 below −87.3.
 #[inline(always)]
 pub fn exp<A: Arith>(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low bits
