@@ -128,6 +128,14 @@ fn an_unknown_key_and_every_other_fault_of_a_config_at_once() {
 }
 
 #[test]
+fn a_setting_that_names_a_task_which_is_not_scored() {
+    for set in ["choose.by=EverydaySST", "score.limits={EverydaySST: 30}"] {
+        let words = [set.split('=').next().unwrap(), "EverydaySST", "did you mean `EverydaySTS`?"];
+        fails(2, &words, &["sweep", "configs/sweep.yaml", "--dry-run", "--set", set]);
+    }
+}
+
+#[test]
 fn a_typo_in_a_tasks_name() {
     fails(2, &["EverydaySST", "did you mean `EverydaySTS`?"], &["score", &text(&bert()), "--tasks", "EverydaySST"]);
 }

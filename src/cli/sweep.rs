@@ -8,7 +8,7 @@ use super::observer::Bars;
 use super::{Misuse, inputs, print};
 use crate::config::Document;
 use crate::exec::Engine;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanError};
 use crate::store::folder::RunFolder;
 
 /// Arguments of `sweep`.
@@ -48,7 +48,10 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         bail!(Misuse(format!("{}: score.tasks: is missing: name at least one task", args.config.display())));
     }
     let tasks = inputs::tasks(&config.score.tasks, args.config.parent())?;
-    let plan = Plan::new(config, axes, trials, tasks)?;
+    let plan = Plan::new(config, axes, trials, tasks).map_err(|e| match e {
+        PlanError::Config(message) => anyhow::Error::from(Misuse(message)),
+        other => other.into(),
+    })?;
     if args.dry_run {
         return print(&describe(&plan));
     }
