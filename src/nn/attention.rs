@@ -38,7 +38,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, cu_seqlens: &Arc<Vec<usize>
 pub fn joint_attention(qkv: &Tensor, cu_seqlens: &Arc<Vec<usize>>, heads: usize) -> Result<Tensor> {
     let (tokens, width) = qkv.dims2()?;
     let hidden = width / 3;
-    if width % 3 != 0 {
+    if !width.is_multiple_of(3) {
         bail!("{NAME}: {width} columns are not q, k and v");
     }
     let op = PackedAttention::new(cu_seqlens, tokens, heads, hidden)?;
@@ -58,7 +58,7 @@ struct PackedAttention {
 impl PackedAttention {
     fn new(cu_seqlens: &Arc<Vec<usize>>, tokens: usize, heads: usize, hidden: usize) -> Result<Self> {
         let bounds = cu_seqlens.first() == Some(&0) && cu_seqlens.last() == Some(&tokens) && cu_seqlens.is_sorted();
-        if heads == 0 || hidden % heads != 0 || !bounds {
+        if heads == 0 || !hidden.is_multiple_of(heads) || !bounds {
             bail!("{NAME}: {tokens} tokens of {hidden} values do not fit {heads} heads and the sequence bounds");
         }
         Ok(Self { cu_seqlens: cu_seqlens.clone(), heads, hidden })

@@ -130,8 +130,7 @@ impl Tiles {
         a: *const Tile,
         b: *const Tile,
         steps: usize,
-        c: *mut f32,
-        stride: usize,
+        (c, stride): (*mut f32, usize),
         from: (*const f32, usize),
         ahead: *const u8,
     ) {

@@ -112,6 +112,7 @@ fn block_of<'a>(x: &'a [f32], head: Head, first: usize, buffer: &'a mut Vec<f32>
 
 /// `out[r, j] = scale * sum_i a[r, i] b[i, j]`: `a` is `[ROWS, depth]` and `b` `[depth, width]`, each with the values between
 /// the starts of its rows, `out` `[ROWS, width]`; `width` a multiple of `LANES`.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn product<A: Arith>(
     (a, a_stride): (&[f32], usize),
@@ -121,7 +122,7 @@ fn product<A: Arith>(
     scale: f32,
     out: &mut [f32],
 ) {
-    assert!(width % LANES == 0 && depth > 0 && out.len() >= ROWS * width);
+    assert!(width.is_multiple_of(LANES) && depth > 0 && out.len() >= ROWS * width);
     assert!(a.len() >= (ROWS - 1) * a_stride + depth && b.len() >= (depth - 1) * b_stride + width);
     // SAFETY: the accesses are within the slices by the assertions; A is the caller's instruction set.
     unsafe {
@@ -161,6 +162,7 @@ fn product<A: Arith>(
 
 /// `b[i, ·] += sum_r a[r, i] c[r, ·]`: `a` `[ROWS, n]` and `c` `[ROWS, width]`, each with the values between the starts of its
 /// rows, `b` `[n, width]`; `width` a multiple of `LANES`.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 fn accumulate<A: Arith>(
     (a, a_stride): (&[f32], usize),
@@ -169,7 +171,7 @@ fn accumulate<A: Arith>(
     width: usize,
     b: &mut [f32],
 ) {
-    assert!(width % LANES == 0 && b.len() >= n * width);
+    assert!(width.is_multiple_of(LANES) && b.len() >= n * width);
     assert!(c.len() >= (ROWS - 1) * c_stride + width && a.len() >= (ROWS - 1) * a_stride + n);
     // SAFETY: the accesses are within the slices by the assertions; A is the caller's instruction set.
     unsafe {

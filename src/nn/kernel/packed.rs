@@ -189,7 +189,7 @@ mod tiled {
                             // SAFETY: both have `steps` groups; `target` has 32 rows of 32 values, `columns` apart.
                             unsafe {
                                 let (a, b) = (left.as_ptr(), right.as_ptr());
-                                registers.block_product(a, b, steps, c, self.columns, from, ahead);
+                                registers.block_product(a, b, steps, (c, self.columns), from, ahead);
                             }
                             continue;
                         }
@@ -204,7 +204,7 @@ mod tiled {
                         // SAFETY: both have `steps` groups; the block is 32 rows of 32 values.
                         unsafe {
                             let (a, b, c) = (left.as_ptr(), right.as_ptr(), block.as_mut_ptr());
-                            registers.block_product(a, b, steps, c, SIDE, (c.cast_const(), SIDE), ahead);
+                            registers.block_product(a, b, steps, (c, SIDE), (c.cast_const(), SIDE), ahead);
                         }
                         for (from, to) in block.chunks_exact(SIDE).zip(target.chunks_mut(self.columns)).take(height) {
                             to[..width].copy_from_slice(&from[..width]);
