@@ -181,8 +181,16 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
         }
     }
     let on = choice.on.as_str();
+    // A merge at α = 0 or 1 is one of its two models.
+    let is_same = |i: usize| match &run.variants[i].kind {
+        VariantKind::Merged { first, second, alpha, .. } => {
+            (*alpha == 0.0 && *first == variant.label) || (*alpha == 1.0 && *second == variant.label)
+        }
+        _ => false,
+    };
     let runner_up = others
         .iter()
+        .filter(|i| !is_same(**i))
         .filter_map(|&i| Some((i, statistics.estimate(CHOICE, i, &choice.by)?.score)))
         .reduce(|best, next| if next.1 > best.1 { next } else { best });
     if let Some((second, _)) = runner_up

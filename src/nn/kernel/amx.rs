@@ -23,7 +23,7 @@ impl Tile {
 
 /// `bf16` parts that an `f32` is split into; see [`super::packed`] for the precision.
 pub const PARTS: usize = 3;
-/// Rows and columns of the result that one call of [`block_product`] computes.
+/// Rows and columns of the result that one call of [`Tiles::block_product`] computes.
 pub const SIDE: usize = 32;
 /// Inner dimension of one step.
 pub const DEPTH: usize = 32;
@@ -96,7 +96,7 @@ thread_local! {
     static IN_USE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The tile registers of this thread, in use while this lives: set up for [`block_product`], and given back afterwards, so
+/// The tile registers of this thread, in use while this lives: set up for [`Tiles::block_product`], and given back afterwards, so
 /// that the operating system need not save them when it switches threads.
 pub struct Tiles {
     // The configuration belongs to the thread.
