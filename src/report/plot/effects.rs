@@ -73,7 +73,7 @@ impl Chart for Effect {
     }
 
     fn size(&self) -> (u32, u32) {
-        (760, 400.max(90 + 19 * self.groups.len() as u32))
+        (860, 400.max(90 + 19 * self.groups.len() as u32))
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: u32) -> Result<(), String> {
@@ -137,7 +137,7 @@ impl Chart for Effect {
             }
         }
         let mut entries: Vec<(String, RGBColor)> =
-            self.groups.iter().enumerate().map(|(i, g)| (short(g, 34), color(i))).collect();
+            self.groups.iter().enumerate().map(|(i, g)| (short(g, 46), color(i))).collect();
         entries.push(("mean of the variants".into(), INK));
         if self.base.is_some() {
             entries.push(("base (dashed)".into(), INK));
