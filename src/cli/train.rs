@@ -9,7 +9,6 @@ use crate::config::Document;
 use crate::config::schema::Base;
 use crate::exec::settings;
 use crate::model::ModelFiles;
-use crate::model::scratch::{self, ScratchSpec};
 use crate::plan::load_rows;
 use crate::train::run::Run;
 
@@ -43,24 +42,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         Base::Hub(id) => anyhow::bail!(Misuse(format!(
             "base = {id}: no such folder, and the hub is not available yet: give a model folder (--set base=FOLDER)"
         ))),
-        Base::Scratch(s) => {
-            let texts: Vec<&str> = rows
-                .iter()
-                .flat_map(|r| std::iter::once(&r.query).chain(&r.positives).chain(&r.negatives))
-                .map(String::as_str)
-                .collect();
-            let spec = ScratchSpec {
-                layers: s.layers,
-                hidden: s.hidden,
-                heads: s.heads,
-                intermediate: s.intermediate,
-                vocabulary: s.vocabulary,
-                max_length: s.max_length,
-                lower_case: s.lower_case,
-                seed: s.seed,
-            };
-            (scratch::create(&spec, &texts)?, "base".to_string())
-        }
+        Base::Scratch(s) => (settings::base_from_nothing(&config, s)?, "base".to_string()),
     };
     let settings = settings::training(&config, &base);
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.name));

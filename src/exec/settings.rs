@@ -1,15 +1,42 @@
 //! From the checked config to the settings of training and merging.
 
+use super::ExecError;
 use crate::adapter::LoraSpec;
 use crate::config::Config;
-use crate::config::schema::{Adapter, Objective, Schedule, SlerpMode};
+use crate::config::schema::{Adapter, Objective, Schedule, Scratch, SlerpMode};
 use crate::merge::slerp;
 use crate::model::ModelFiles;
 use crate::model::prompts::Side;
+use crate::model::scratch::{self, ScratchSpec};
 use crate::objective::Direction;
+use crate::plan::{PlanError, load_rows};
 use crate::train::Settings;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::Shape;
+
+/// The base that the config makes from nothing; its vocabulary is learnt from the training texts, whatever a trial's seed.
+///
+/// # Errors
+/// Where the texts cannot be read, or the sizes do not make a model.
+pub fn base_from_nothing(config: &Config, base: &Scratch) -> Result<ModelFiles, ExecError> {
+    let rows = load_rows(&config.data.train, 0).map_err(PlanError::from)?;
+    let texts: Vec<&str> = rows
+        .iter()
+        .flat_map(|r| std::iter::once(&r.query).chain(&r.positives).chain(&r.negatives))
+        .map(String::as_str)
+        .collect();
+    let spec = ScratchSpec {
+        layers: base.layers,
+        hidden: base.hidden,
+        heads: base.heads,
+        intermediate: base.intermediate,
+        vocabulary: base.vocabulary,
+        max_length: base.max_length,
+        lower_case: base.lower_case,
+        seed: base.seed,
+    };
+    Ok(scratch::create(&spec, &texts)?)
+}
 
 /// Training settings of a trial on this base: prompts and lengths that the config leaves out are the model's.
 pub fn training(config: &Config, base: &ModelFiles) -> Settings {

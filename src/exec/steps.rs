@@ -12,7 +12,6 @@ use crate::config::schema::{Adapter, Base};
 use crate::merge::search::{self, best_of};
 use crate::merge::slerp;
 use crate::metric::bootstrap;
-use crate::model::scratch::{self, ScratchSpec};
 use crate::model::{BuildOptions, Embedder, ModelFiles};
 use crate::plan::{ModelRef, Step, load_rows};
 use crate::store::folder::{read_json, write_json};
@@ -65,23 +64,7 @@ impl Engine<'_> {
         let Base::Scratch(s) = &self.plan.config.base else {
             return Err(ExecError::Other("the base is not made from nothing".into()));
         };
-        let rows = load_rows(&self.plan.config.data.train, 0).map_err(crate::plan::PlanError::from)?;
-        let texts: Vec<&str> = rows
-            .iter()
-            .flat_map(|r| std::iter::once(&r.query).chain(&r.positives).chain(&r.negatives))
-            .map(String::as_str)
-            .collect();
-        let spec = ScratchSpec {
-            layers: s.layers,
-            hidden: s.hidden,
-            heads: s.heads,
-            intermediate: s.intermediate,
-            vocabulary: s.vocabulary,
-            max_length: s.max_length,
-            lower_case: s.lower_case,
-            seed: s.seed,
-        };
-        let files = scratch::create(&spec, &texts)?;
+        let files = settings::base_from_nothing(&self.plan.config, s)?;
         files.save(&self.folder.step(&step.id).join("model"), "# A small encoder made from nothing by embeval\n")?;
         Ok(())
     }

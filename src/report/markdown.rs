@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::escape;
 use super::plot::Plot;
 use super::statistics::{CHOICE, Difference, Estimate, Statistics, is_final};
 use crate::metric::bootstrap;
@@ -30,48 +31,9 @@ fn p_value(p: f64) -> String {
     if p < 0.001 { "p < 0.001".into() } else { format!("p = {p:.3}") }
 }
 
-/// Text that Markdown shows as it is.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\r' => out.push(' '),
-            '&' => out.push_str("&amp;"),
-            '|' | '*' | '_' | '~' | '`' | '[' | ']' | '\\' => out.extend(['\\', c]),
-            '<' => out.push_str("&lt;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// The record with the words that came from a config escaped.
-fn escape(run: &RunRecord) -> RunRecord {
-    let mut run = run.clone();
-    let texts = |map: &mut std::collections::BTreeMap<String, String>| map.values_mut().for_each(|v| *v = escaped(v));
-    run.name = escaped(&run.name);
-    run.base = escaped(&run.base);
-    texts(&mut run.settings);
-    run.data.iter_mut().for_each(|(name, _)| *name = escaped(name));
-    run.notes.iter_mut().for_each(|note| *note = escaped(note));
-    for variant in &mut run.variants {
-        variant.label = escaped(&variant.label);
-        texts(&mut variant.settings);
-        match &mut variant.kind {
-            VariantKind::Base => {}
-            VariantKind::Trained { trial, .. } => *trial = escaped(trial),
-            VariantKind::Merged { first, second, .. } => (*first, *second) = (escaped(first), escaped(second)),
-        }
-    }
-    for search in &mut run.searches {
-        (search.first, search.second) = (escaped(&search.first), escaped(&search.second));
-    }
-    run
-}
-
 /// The whole page.
 pub fn page(run: &RunRecord, statistics: &Statistics, plots: &[Plot]) -> String {
-    let run = &escape(run);
+    let run = &escape::record(run);
     let mut out = String::new();
     // A checkpoint on the way stands in the tables only if it was chosen.
     let is_chosen = |v: &Variant| run.choice.as_ref().is_some_and(|c| c.id == v.id);
@@ -134,7 +96,7 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
     let measure = match rule {
         "mean_task" => "Mean (Task)",
         "mean_task_type" => "Mean (TaskType)",
-        task => &escaped(task),
+        task => &escape::text(task),
     };
     if let Some(e) = statistics.estimate("test", chosen, rule) {
         let (from, to) = (points(e.interval.0), points(e.interval.1));
@@ -221,7 +183,8 @@ fn columns(statistics: &Statistics, on: &str) -> Vec<(String, String)> {
             kinds.push(kind);
         }
     }
-    if kinds.len() > 1 {
+    // Where every type has one task, the tasks' own columns say it.
+    if kinds.len() > 1 && kinds.len() < tasks.len() {
         columns.extend(kinds.iter().map(|kind| (format!("*{kind}*"), format!("type:{kind}"))));
     }
     columns.extend(tasks.iter().map(|(name, _)| (name.clone(), name.clone())));

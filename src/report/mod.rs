@@ -1,6 +1,7 @@
 //! The report of a run: Markdown, CSV and plots, a pure function of the run's record.
 
 mod csv;
+mod escape;
 mod markdown;
 mod plot;
 mod statistics;

@@ -93,7 +93,8 @@ static CONFIG: Config = Config {
 };
 
 thread_local! {
-    static IN_USE: Cell<bool> = const { Cell::new(false) };
+    /// Values of [`Tiles`] alive on this thread.
+    static HOLDERS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// The tile registers of this thread, in use while this lives: set up for [`Tiles::block_product`], and given back afterwards, so
@@ -104,11 +105,12 @@ pub struct Tiles {
 }
 
 impl Tiles {
-    /// Sets the registers up; `None` where there are none ([`available`]), or where another value on this thread has them.
+    /// Sets the registers up; `None` where there are none ([`available`]).
     pub fn new() -> Option<Self> {
-        if !available() || IN_USE.replace(true) {
+        if !available() {
             return None;
         }
+        HOLDERS.set(HOLDERS.get() + 1);
         // SAFETY: the processor has the instruction and the process the permission; CONFIG is 64 bytes of a valid layout.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
         Some(Self { not_send: std::marker::PhantomData })
@@ -231,8 +233,10 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: `new` has set the registers up.
-        unsafe { asm!("tilerelease", options(nostack, nomem)) };
-        IN_USE.set(false);
+        HOLDERS.set(HOLDERS.get() - 1);
+        if HOLDERS.get() == 0 {
+            // SAFETY: `new` has set the registers up, and nobody else on this thread uses them.
+            unsafe { asm!("tilerelease", options(nostack, nomem)) };
+        }
     }
 }
