@@ -13,6 +13,7 @@ pub mod data;
 pub mod encode;
 pub mod estimator;
 pub mod exec;
+pub mod hub;
 pub mod loss;
 pub mod merge;
 pub mod metric;

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 /// (module, what it may import beside itself).
-const TABLE: [(&str, &[&str]); 17] = [
+const TABLE: [(&str, &[&str]); 18] = [
     ("data", &[]),
     ("nn", &[]),
+    ("hub", &["data"]),
     ("config", &["data"]),
     ("metric", &["data"]),
     ("estimator", &["data", "metric"]),
@@ -27,6 +28,7 @@ const TABLE: [(&str, &[&str]); 17] = [
             "config",
             "data",
             "encode",
+            "hub",
             "merge",
             "metric",
             "model",

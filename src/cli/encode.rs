@@ -8,14 +8,17 @@ use serde_json::json;
 
 use super::{Format, inputs, observer, peak_mb, print};
 use crate::data::atomic;
-use crate::data::matrix::Matrix;
+use crate::data::embedding_file::to_npy;
 use crate::model::prompts::Side;
 
 /// Arguments of `encode`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model's folder.
-    model: PathBuf,
+    /// The model: a folder, or an id of the hub.
+    model: String,
+    /// Its revision on the hub (default main).
+    #[arg(long)]
+    revision: Option<String>,
     /// Texts: a text a line, or JSON lines with `text`, `query` or `sentence1`.
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
@@ -47,7 +50,8 @@ enum SideArgument {
 
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let device = inputs::device(&args.device)?;
-    let embedder = inputs::embedder(&args.model, args.adapter.as_deref(), &device)?;
+    let source = inputs::source(&args.model, args.revision.as_deref(), quiet)?;
+    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
     let texts = inputs::texts(&args.input)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let side = args.side.map(|s| if s == SideArgument::Query { Side::Query } else { Side::Document });
@@ -58,7 +62,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let encoded = crate::encode::encode(&embedder, &texts, &prompt, &|done| bar.set_position(done as u64))?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    atomic::write(&args.output, &npy(&encoded.embeddings))
+    atomic::write(&args.output, &to_npy(&encoded.embeddings))
         .with_context(|| format!("{}: cannot be written", args.output.display()))?;
     let rate = encoded.tokens as f64 / seconds.max(1e-9);
     print(&match args.format {
@@ -74,19 +78,4 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
             args.output.display()
         ),
     })
-}
-
-/// NumPy's format, version 1.0: f32, C order.
-fn npy(matrix: &Matrix) -> Vec<u8> {
-    let mut header =
-        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", matrix.rows(), matrix.cols());
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut out = b"\x93NUMPY\x01\x00".to_vec();
-    out.extend_from_slice(&(header.len() as u16).to_le_bytes());
-    out.extend_from_slice(header.as_bytes());
-    matrix.data().iter().for_each(|v| out.extend_from_slice(&v.to_le_bytes()));
-    out
 }

@@ -1,24 +1,82 @@
 //! What several subcommands read: model folders, task selectors.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use candle_core::Device;
 
-use super::Misuse;
+use super::{Misuse, observer};
 use crate::adapter::peft;
+use crate::encode::cache::CacheSettings;
+use crate::exec::datasets::{HubDatasets, fetch_model};
+use crate::hub::{Hub, Settings};
 use crate::model::{BuildOptions, Embedder, ModelFiles};
-use crate::task::select::select;
+use crate::task::select::{Selection, select};
 use crate::task::spec::{TaskError, TaskSpec};
+
+/// A model that was asked for: a folder, or an id of the hub.
+pub struct Source {
+    /// Its folder on this machine.
+    pub folder: PathBuf,
+    /// `org/name`, where it is of the hub.
+    pub id: Option<String>,
+    /// Its commit there.
+    pub commit: Option<String>,
+}
+
+/// Finds a model: a folder as it is, anything else is an id of the hub.
+pub fn source(model: &str, revision: Option<&str>, quiet: bool) -> anyhow::Result<Source> {
+    let folder = PathBuf::from(model);
+    if folder.exists() {
+        if revision.is_some() {
+            bail!(Misuse(format!("--revision is of a model of the hub, but {model} is a folder here")));
+        }
+        return Ok(Source { folder, id: None, commit: None });
+    }
+    if !is_id(model) {
+        bail!(Misuse(format!("{model}: no such model folder (and no id of the hub, which is org/name)")));
+    }
+    let (folder, commit) = fetch_model(&hub(), model, revision, &observer::Downloads::new(quiet))
+        .with_context(|| format!("{model}: no such folder here, so it is taken for a model of the hub"))?;
+    Ok(Source { folder, id: Some(model.into()), commit: Some(commit) })
+}
+
+/// Whether a name can be an id of the hub.
+fn is_id(name: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| plain(part))
+}
+
+/// The hub by the environment (`HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` …).
+pub fn hub() -> Hub {
+    Hub::new(Settings::from_env())
+}
+
+/// The hub's datasets, by the environment.
+pub fn datasets(quiet: bool) -> HubDatasets {
+    HubDatasets::new(Arc::new(hub()), Arc::new(observer::Downloads::new(quiet)))
+}
+
+/// Where embeddings are kept: `$EMBEVAL_CACHE`, else `$XDG_CACHE_HOME/embeval`, else `~/.cache/embeval`.
+pub fn cache(limit: u64) -> CacheSettings {
+    let named = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = named("EMBEVAL_CACHE")
+        .or_else(|| Some(named("XDG_CACHE_HOME")?.join("embeval")))
+        .or_else(|| Some(named("HOME")?.join(".cache/embeval")));
+    match folder {
+        Some(folder) => CacheSettings { folder: folder.join("embeddings"), limit },
+        None => CacheSettings { folder: PathBuf::new(), limit: 0 },
+    }
+}
 
 /// Loads a model folder, with an adapter on top if one is given.
 pub fn embedder(model: &Path, adapter: Option<&Path>, device: &Device) -> anyhow::Result<Embedder> {
-    if !model.exists() {
-        bail!(Misuse(format!(
-            "{}: no such model folder (models of the hub are not available yet: give a folder)",
-            model.display()
-        )));
-    }
     let files = ModelFiles::load(model)?;
     if files.layout.assumed {
         tracing::warn!("{}: no modules.json, so mean pooling without normalisation is assumed", model.display());
@@ -45,14 +103,19 @@ pub fn task_folders(beside: Option<&Path>) -> Vec<PathBuf> {
 
 /// The tasks that the selectors name.
 pub fn tasks(selectors: &[String], beside: Option<&Path>) -> anyhow::Result<Vec<TaskSpec>> {
-    let tasks = select(selectors, &task_folders(beside)).map_err(|error| match error {
+    Ok(selection(selectors, beside)?.tasks)
+}
+
+/// The tasks that the selectors name, and the benchmark if they name one.
+pub fn selection(selectors: &[String], beside: Option<&Path>) -> anyhow::Result<Selection> {
+    let chosen = select(selectors, &task_folders(beside)).map_err(|error| match error {
         TaskError::Other { .. } => anyhow::Error::new(Misuse(error.to_string())),
         other => other.into(),
     })?;
-    if tasks.is_empty() {
+    if chosen.tasks.is_empty() {
         bail!(Misuse("no tasks are selected".into()));
     }
-    Ok(tasks)
+    Ok(chosen)
 }
 
 /// Texts of a file: a text a line, or JSON lines with `text`, `query` or `sentence1`.

@@ -6,6 +6,7 @@ mod merge;
 mod observer;
 mod report;
 mod score;
+mod scoreboard;
 mod sweep;
 mod tasks;
 mod train;

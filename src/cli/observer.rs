@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::io::IsTerminal;
+use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::exec::Observer;
+use crate::hub::Progress;
 
 /// Draws progress.
 pub struct Bars {
@@ -61,6 +63,54 @@ impl Observer for Bars {
         match seconds {
             Some(seconds) => tracing::info!("step {number} took {seconds:.1} s: {title}"),
             None => tracing::info!("step {number} was complete: {title}"),
+        }
+    }
+}
+
+/// Draws downloads: a bar on a terminal, a line a file elsewhere.
+pub struct Downloads {
+    quiet: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Downloads {
+    /// `quiet` draws nothing.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet, bar: Mutex::default() }
+    }
+
+    fn slot(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
+        self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Progress for Downloads {
+    fn starts(&self, file: &str, bytes: Option<u64>) {
+        if self.quiet {
+            return;
+        }
+        if !std::io::stderr().is_terminal() {
+            let size = bytes.map_or(String::new(), |n| format!(" ({:.1} MB)", n as f64 / 1e6));
+            eprintln!("downloading {file}{size}");
+            return;
+        }
+        let bar = ProgressBar::new(bytes.unwrap_or(0));
+        if let Ok(style) = ProgressStyle::with_template("  {bar:32} {bytes}/{total_bytes} {msg} [{eta}]") {
+            bar.set_style(style);
+        }
+        bar.set_message(file.to_string());
+        *self.slot() = Some(bar);
+    }
+
+    fn advances(&self, done: u64) {
+        if let Some(bar) = &*self.slot() {
+            bar.set_position(done);
+        }
+    }
+
+    fn ends(&self) {
+        if let Some(bar) = self.slot().take() {
+            bar.finish_and_clear();
         }
     }
 }

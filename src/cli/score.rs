@@ -2,24 +2,35 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use anyhow::bail;
+use serde_json::{Map, Value, json};
 
-use super::{Format, inputs, observer, print};
-use crate::exec::encoder::ModelEncoder;
+use super::{Format, Misuse, inputs, observer, print, scoreboard};
+use crate::data::size;
+use crate::encode::identity;
+use crate::exec::encoder::{ModelEncoder, PromptRules};
+use crate::exec::precomputed::Precomputed;
 use crate::exec::to_record;
-use crate::metric::{aggregate, bootstrap};
-use crate::store::record::TaskRecord;
-use crate::task::evaluate::{Evaluation, evaluate, protocol_seeds};
+use crate::model::{Embedder, prompts};
+use crate::store::mteb::{ModelMeta, TaskResult};
+use crate::task::evaluate::{Evaluation, TextEncoder, evaluate, protocol_seeds};
 use crate::task::load::TaskData;
-use crate::task::protocol::Protocol;
-use crate::task::spec::Split;
+use crate::task::protocol::{Protocol, Similarity};
+use crate::task::select::Selection;
+use crate::task::spec::{Source, Split, TaskSpec};
+use scoreboard::{Scoreboard, Scores};
 
 /// Arguments of `score`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The model's folder (sentence-transformers or plain transformers).
-    model: PathBuf,
-    /// Tasks: a task file, a folder of them, a name, a glob, `type=STS`, `lang=rus` (default: all in tasks/).
+    /// The model: a folder (sentence-transformers or plain transformers), or an id of the hub.
+    #[arg(required_unless_present = "embeddings", conflicts_with = "embeddings")]
+    model: Option<String>,
+    /// Its revision on the hub (default main).
+    #[arg(long)]
+    revision: Option<String>,
+    /// Tasks: a benchmark (rumteb, rumteb-v1, rumteb-14), a task file, a folder of them, a name, a glob, `type=STS`,
+    /// `lang=rus` (default: all in tasks/ whose data is in files).
     #[arg(long, value_name = "SELECTOR", num_args = 1..)]
     tasks: Vec<String>,
     /// The side to score.
@@ -28,15 +39,40 @@ pub struct Args {
     /// A LoRA adapter on top (PEFT's folder).
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Score embeddings made elsewhere instead of a model: `DIR/<Task>/<split>.npy` and the like (`embeval tasks texts`
+    /// writes the texts to be embedded and says the names).
+    #[arg(long, value_name = "DIR")]
+    embeddings: Option<PathBuf>,
+    /// The similarity of the model that made them.
+    #[arg(long, value_enum, default_value = "cosine", requires = "embeddings")]
+    similarity: SimilarityArgument,
+    /// Text put before every input, instead of the model's prompts; `{instruction}` stands for the task's instruction.
+    #[arg(long)]
+    prompt: Option<String>,
+    /// The model's name in result files, ORG/NAME; the prompts that mteb registers for it are used.
+    #[arg(long, value_name = "ORG/NAME")]
+    model_name: Option<String>,
+    /// Write result files as mteb's: `DIR/<org>__<model>/<revision>/<Task>.json`.
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Most rows of a split.
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    /// Most rows of a split (queries, of a retrieval).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
     /// Seed of the protocol's draws (mteb's is 42).
     #[arg(long, default_value_t = 42)]
     seed: u32,
+    /// Protocol seeds: N of them show the spread that other draws give.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    seeds: u32,
+    /// Whose draws: sklearn-1.9, or sklearn-1.8 as in nearly all published numbers (clusterings differ).
+    #[arg(long, default_value = "sklearn-1.9")]
+    protocol: Protocol,
+    /// Bytes that embeddings kept on the disk may take ($EMBEVAL_CACHE, else ~/.cache/embeval); 0 keeps none.
+    #[arg(long, value_name = "SIZE", default_value = "4GB", value_parser = size::parse)]
+    cache_size: u64,
     /// How to print.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -48,112 +84,222 @@ enum Side {
     Test,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum SimilarityArgument {
+    Cosine,
+    Dot,
+}
+
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
-    let selectors = if args.tasks.is_empty() { vec!["*".to_string()] } else { args.tasks.clone() };
-    let mut tasks = inputs::tasks(&selectors, None)?;
-    let skipped: Vec<String> =
-        tasks.iter().filter(|t| !t.kind.available()).map(|t| format!("{} ({})", t.name, t.kind.name())).collect();
-    if !skipped.is_empty() && skipped.len() < tasks.len() {
-        tracing::warn!("not available yet, left out: {}", skipped.join(", "));
-        tasks.retain(|t| t.kind.available());
+    let mut selection = match args.tasks.as_slice() {
+        [] => inputs::selection(&["*".to_string()], None)?,
+        named => inputs::selection(named, None)?,
+    };
+    if args.tasks.is_empty() {
+        selection.tasks.retain(|task| matches!(task.source, Source::Files(_)));
     }
+    if let Some(folder) = &args.embeddings {
+        return precomputed(args, selection, folder, quiet);
+    }
+    if selection.tasks.is_empty() {
+        bail!(Misuse("no tasks/ folder here: name tasks, such as --tasks rumteb or --tasks FOLDER".into()));
+    }
+    let model = args.model.as_deref().unwrap_or_default();
     let device = inputs::device(&args.device)?;
-    let embedder = inputs::embedder(&args.model, args.adapter.as_deref(), &device)?;
+    let source = inputs::source(model, args.revision.as_deref(), quiet)?;
+    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
+    let name = args.model_name.clone().or(source.id);
     let bar = observer::bar(0, quiet);
     let progress = |done: usize, all: usize| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     };
-    let encoder = ModelEncoder::new(&embedder, &progress);
-    let split = if args.split == Side::Dev { Split::Dev } else { Split::Test };
-    let mut results = Vec::new();
-    for task in &tasks {
-        bar.set_message(task.name.clone());
-        let Some(data) = TaskData::load(task, split, args.limit)? else {
-            tracing::warn!("{} has no dev side, left out", task.name);
-            continue;
-        };
-        let evaluation = evaluate(task, split, &data, &encoder, &protocol_seeds(1, args.seed), Protocol::default())?;
-        tracing::info!("{}: {:.4}", task.name, evaluation.seeds.first().map_or(f64::NAN, |s| s.1.main_score));
-        if let Some(record) = to_record(task, &evaluation) {
-            results.push((record, evaluation));
-        }
-    }
+    let rules = PromptRules { fixed: args.prompt.clone(), registered: name.as_deref().and_then(prompts::registered) };
+    let encoder = ModelEncoder::new(&embedder, &progress).with_rules(rules).with_cache(&inputs::cache(args.cache_size));
+    let meta = match &args.output {
+        Some(_) => Some(ModelMeta {
+            name: name.unwrap_or_else(|| local_name(&source.folder)),
+            revision: match (source.commit, &args.adapter) {
+                (Some(commit), None) => commit,
+                _ => identity::identity(&embedder)?.to_string()[..40].to_string(),
+            },
+        }),
+        None => None,
+    };
+    let facts = facts(&embedder);
+    let scoring = Scoring { args, encoder: &encoder, meta: meta.as_ref(), facts: &facts, bar: &bar, quiet };
+    let mut board = scoring.all(&selection, model)?;
     bar.finish_and_clear();
     if encoder.truncated.get() > 0 {
-        tracing::info!("{} texts were cut at the model's limit", encoder.truncated.get());
+        board.notes.push(format!(
+            "{} texts were cut at the model's limit of {} tokens",
+            encoder.truncated.get(),
+            embedder.files().max_seq_length
+        ));
     }
-    let model = args.model.display().to_string();
-    print(&match args.format {
-        Format::Json => as_json(&model, split, args.limit, &results)?,
-        Format::Table => as_table(&results, false),
-        Format::Markdown => as_table(&results, true),
-    })
+    board.notes.extend(encoder.unused_prompts());
+    board.prompts = encoder.prompts.borrow().clone();
+    let (hits, misses) = encoder.cache_hits();
+    tracing::info!("embedding cache: {hits} found, {misses} encoded");
+    finish(args, &board)
 }
 
-/// (mean over tasks, mean over task types).
-fn means(results: &[(TaskRecord, Evaluation)]) -> (Option<f64>, Option<f64>) {
-    let scores: Vec<Option<f64>> = results.iter().map(|(r, _)| Some(r.main_score)).collect();
-    let typed: Vec<(&str, Option<f64>)> =
-        results.iter().map(|(r, _)| (r.task_type.as_str(), Some(r.main_score))).collect();
-    (aggregate::mean_task(&scores), aggregate::mean_task_type(&typed))
-}
-
-fn as_json(
-    model: &str,
-    split: Split,
-    limit: Option<usize>,
-    results: &[(TaskRecord, Evaluation)],
-) -> anyhow::Result<String> {
-    let (mean_task, mean_task_type) = means(results);
-    let tasks: Vec<serde_json::Value> = results
-        .iter()
-        .map(|(record, evaluation)| {
-            let (low, high) = bootstrap::interval(&record.replicates(), 0.95);
-            json!({
-                "name": record.name, "type": record.task_type, "split": split.name(), "main_score": record.main_score,
-                "metric": record.metric, "scores": evaluation.seeds[0].1.scores, "ci95": [low, high], "rows": record.rows,
-            })
-        })
-        .collect();
-    let document = json!({
-        "model": model, "tasks": tasks, "mean_task": mean_task, "mean_task_type": mean_task_type, "limit": limit,
-        "protocol": {"mteb": "2.26", "sklearn": "1.9"},
+fn precomputed(args: &Args, mut selection: Selection, folder: &std::path::Path, quiet: bool) -> anyhow::Result<()> {
+    let similarity = if args.similarity == SimilarityArgument::Dot { Similarity::Dot } else { Similarity::Cosine };
+    let encoder = Precomputed::new(folder, similarity);
+    if args.tasks.is_empty() {
+        selection.tasks.retain(|task| encoder.has(&task.name));
+    }
+    if selection.tasks.is_empty() {
+        bail!(Misuse(format!("{}: holds embeddings of no known task: name tasks by --tasks", folder.display())));
+    }
+    let meta = args.output.as_ref().map(|_| ModelMeta {
+        name: args.model_name.clone().unwrap_or_else(|| local_name(folder)),
+        revision: "no_revision_available".into(),
     });
-    Ok(serde_json::to_string_pretty(&document)?)
+    let bar = observer::bar(0, quiet);
+    let scoring = Scoring { args, encoder: &encoder, meta: meta.as_ref(), facts: &Map::new(), bar: &bar, quiet };
+    let board = scoring.all(&selection, &folder.display().to_string())?;
+    bar.finish_and_clear();
+    finish(args, &board)
 }
 
-fn as_table(results: &[(TaskRecord, Evaluation)], markdown: bool) -> String {
-    let mut rows: Vec<[String; 5]> =
-        vec![["Task".into(), "Type".into(), "Metric".into(), "Score".into(), "95 %".into()]];
-    for (record, _) in results {
-        let (low, high) = bootstrap::interval(&record.replicates(), 0.95);
-        rows.push([
-            record.name.clone(),
-            record.task_type.clone(),
-            record.metric.clone(),
-            format!("{:.4}", record.main_score),
-            format!("{low:.4} to {high:.4}"),
-        ]);
+/// Prints the board; tasks that failed are an error after that.
+fn finish(args: &Args, board: &Scoreboard) -> anyhow::Result<()> {
+    print(&match args.format {
+        Format::Json => serde_json::to_string_pretty(&board.as_json())?,
+        Format::Table => board.as_table(false),
+        Format::Markdown => board.as_table(true),
+    })?;
+    if !board.failed.is_empty() {
+        let named: Vec<String> = board.failed.iter().map(|(_, error)| format!("\n  {error}")).collect();
+        let all = board.failed.len() + board.scores.len();
+        bail!("{} of {all} tasks could not be scored:{}", board.failed.len(), named.concat());
     }
-    let (mean_task, mean_task_type) = means(results);
-    for (name, mean) in [("Mean (Task)", mean_task), ("Mean (TaskType)", mean_task_type)] {
-        let mean = mean.map_or_else(|| "–".into(), |m| format!("{m:.4}"));
-        rows.push([name.into(), String::new(), format!("{} tasks", results.len()), mean, String::new()]);
-    }
-    let widths: Vec<usize> = (0..5).map(|c| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
-    let mut out = String::new();
-    for (i, row) in rows.iter().enumerate() {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
-        if markdown {
-            out.push_str(&format!("| {} |\n", cells.join(" | ")));
-            if i == 0 {
-                out.push_str("|---|---|---|---:|---|\n");
+    Ok(())
+}
+
+/// `local/<folder>`: mteb wants an organisation.
+fn local_name(folder: &std::path::Path) -> String {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
+    format!("local/{}", folder.file_name().map_or("model".into(), |name| name.to_string_lossy()))
+}
+
+/// What mteb's record of a model asks for and is known.
+fn facts(embedder: &Embedder) -> Map<String, Value> {
+    let files = embedder.files();
+    let similarity = if files.layout.similarity.is_empty() { "cosine" } else { &files.layout.similarity };
+    let pairs = [
+        ("n_parameters", json!(files.parameters())),
+        ("max_tokens", json!(files.max_seq_length)),
+        ("embed_dim", json!(files.embedding_size())),
+        ("similarity_fn_name", json!(similarity)),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
+}
+
+struct Scoring<'a> {
+    args: &'a Args,
+    encoder: &'a dyn TextEncoder,
+    meta: Option<&'a ModelMeta>,
+    facts: &'a Map<String, Value>,
+    bar: &'a indicatif::ProgressBar,
+    quiet: bool,
+}
+
+impl Scoring<'_> {
+    /// Scores one task after the other; one that fails is told, and the others go on.
+    fn all(&self, selection: &Selection, model: &str) -> anyhow::Result<Scoreboard> {
+        let args = self.args;
+        let split = if args.split == Side::Dev { Split::Dev } else { Split::Test };
+        let folder = match (&args.output, self.meta) {
+            (Some(root), Some(meta)) => {
+                let folder = meta.folder(root);
+                meta.write(&folder, self.facts)?;
+                Some(folder)
             }
-        } else {
-            out.push_str(cells.join("  ").trim_end());
-            out.push('\n');
+            _ => None,
+        };
+        let mut board = Scoreboard {
+            model: model.into(),
+            split,
+            limit: args.limit,
+            protocol: args.protocol,
+            set: match &selection.benchmark {
+                Some(benchmark) => benchmark.title.clone(),
+                None => "the tasks selected".into(),
+            },
+            tasks: selection.tasks.iter().map(|t| (t.name.clone(), t.kind)).collect(),
+            ..Scoreboard::default()
+        };
+        for task in &selection.tasks {
+            self.bar.set_message(task.name.clone());
+            match self.one(task, split) {
+                Ok(Some((evaluation, seconds))) => {
+                    let main = evaluation.seeds.first().map_or(f64::NAN, |s| s.main_score);
+                    let (encoding, rest) = evaluation.seconds;
+                    tracing::info!("{}: {main:.4} (encoding {encoding:.1} s, the rest {rest:.1} s)", task.name);
+                    if let Some(folder) = &folder {
+                        self.result(task, &evaluation, seconds).write(folder)?;
+                    }
+                    if let Some(record) = to_record(task, &evaluation) {
+                        board.scores.push(Scores { record, evaluation });
+                    }
+                }
+                Ok(None) => {
+                    tracing::warn!("{} has no dev side, left out", task.name);
+                    board.tasks.retain(|(name, _)| *name != task.name);
+                }
+                Err(error) if selection.tasks.len() == 1 => return Err(error),
+                Err(error) => {
+                    if !self.quiet {
+                        tracing::warn!("{error:#}");
+                    }
+                    board.failed.push((task.name.clone(), format!("{error:#}")));
+                }
+            }
+        }
+        Ok(board)
+    }
+
+    fn one(&self, task: &TaskSpec, split: Split) -> anyhow::Result<Option<(Evaluation, f64)>> {
+        let args = self.args;
+        let start = std::time::Instant::now();
+        let limit = args.limit.map(|n| n as usize);
+        let Some(data) = TaskData::load_from(task, split, limit, &inputs::datasets(self.quiet))? else {
+            return Ok(None);
+        };
+        let seeds = protocol_seeds(args.seeds as usize, args.seed);
+        let evaluation = evaluate(task, split, &data, self.encoder, &seeds, args.protocol)?;
+        Ok(Some((evaluation, start.elapsed().as_secs_f64())))
+    }
+
+    fn result(&self, task: &TaskSpec, evaluation: &Evaluation, seconds: f64) -> TaskResult {
+        let first = &evaluation.seeds[0];
+        let revision = match &task.source {
+            Source::Hub { revision: Some(revision), .. } => revision.clone(),
+            Source::Hub { revision: None, .. } => "main".into(),
+            Source::Files(_) => format!("files-{}", &task.fingerprint[..12]),
+        };
+        let mut more = Map::new();
+        more.insert("task_type".into(), json!(task.kind.name()));
+        more.insert("protocol".into(), scoreboard::protocol(self.args.protocol));
+        more.insert("seed".into(), json!(first.seed));
+        if let Some(spread) = scoreboard::spread(evaluation) {
+            more.insert("seeds".into(), spread);
+        }
+        if let Some(limit) = self.args.limit {
+            more.insert("limit".into(), json!(limit));
+        }
+        more.insert("made_by".into(), json!(concat!("embeval ", env!("CARGO_PKG_VERSION"))));
+        TaskResult {
+            task: task.name.clone(),
+            revision,
+            splits: first.splits.iter().map(|(name, scored)| (name.clone(), scored.scores.clone())).collect(),
+            subset: task.subset.clone(),
+            languages: task.languages.clone(),
+            seconds,
+            more,
         }
     }
-    out
 }

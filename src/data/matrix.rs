@@ -44,6 +44,11 @@ impl Matrix {
         &self.data
     }
 
+    /// All values, row-major, to write to.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        &mut self.data
+    }
+
     /// The rows named, in that order (repeats allowed).
     pub fn select(&self, rows: &[usize]) -> Self {
         let mut data = Vec::with_capacity(rows.len() * self.cols);

@@ -2,9 +2,12 @@
 
 pub mod atomic;
 pub mod cell;
+pub mod corpus;
+pub mod embedding_file;
 pub mod matrix;
 pub mod random;
 pub mod rows;
+pub mod size;
 pub mod stratify;
 pub mod subsample;
 pub mod suggest;

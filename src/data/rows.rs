@@ -82,6 +82,11 @@ pub fn fingerprint(path: &Path) -> Result<String, DataError> {
     }
 }
 
+/// SHA-256 of bytes, in hexadecimal.
+pub fn fingerprint_of(bytes: &[u8]) -> String {
+    hex(&sha2::Sha256::digest(bytes))
+}
+
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()

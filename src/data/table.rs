@@ -195,6 +195,20 @@ impl Table {
         })
     }
 
+    /// As [`Self::texts`], a missing value being an empty text.
+    ///
+    /// # Errors
+    /// As [`Self::texts`].
+    pub fn optional_texts(&self, column: &str) -> Result<Vec<String>, DataError> {
+        self.typed(column, "text", |cell| match cell {
+            Cell::Text(text) => Ok(text),
+            Cell::Int(i) => Ok(i.to_string()),
+            Cell::Float(f) => Ok(f.to_string()),
+            Cell::Null => Ok(String::new()),
+            other => Err(other),
+        })
+    }
+
     /// A column of finite numbers.
     ///
     /// # Errors
@@ -327,6 +341,40 @@ fn parquet_column(path: &Path, bytes: &[u8], column: &str, rows: usize) -> Resul
         Ok(series.iter().map(|value| Cell::from_any(&value)).collect())
     })?;
     cells.ok_or_else(|| DataError::content(path, what))
+}
+
+/// The rows of a parquet column of lists of numbers: the column named, else `embedding` or `embeddings`, else the only one
+/// of lists.
+pub(super) fn float_lists(path: &Path, column: Option<&str>) -> Result<Vec<Vec<f32>>, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let (names, _) = parquet_shape(path, &bytes)?;
+    let lists: Vec<&String> = match column {
+        Some(wanted) => names.iter().filter(|name| *name == wanted).collect(),
+        None => {
+            let usual = names.iter().filter(|name| ["embedding", "embeddings"].contains(&name.as_str()));
+            let usual: Vec<&String> = usual.collect();
+            if usual.is_empty() { names.iter().collect() } else { usual }
+        }
+    };
+    for name in &lists {
+        let found = guarded(path, "cannot be read", || {
+            let reader = ParquetReader::new(Cursor::new(&bytes)).with_columns(Some(vec![name.to_string()]));
+            let frame = reader.finish()?;
+            let series = frame.column(name)?.as_materialized_series().clone();
+            let Ok(lists) = series.list() else { return Ok(None) };
+            let mut rows = Vec::with_capacity(lists.len());
+            for row in lists.amortized_iter() {
+                let Some(row) = row else { return Ok(None) };
+                let values = row.as_ref().cast(&polars::prelude::DataType::Float32)?;
+                rows.push(values.f32()?.iter().map(|v| v.unwrap_or(f32::NAN)).collect::<Vec<f32>>());
+            }
+            Ok(Some(rows))
+        })?;
+        if let Some(rows) = found {
+            return Ok(rows);
+        }
+    }
+    Err(DataError::content(path, format!("has no column of lists of numbers; its columns are {}", names.join(", "))))
 }
 
 #[cfg(test)]

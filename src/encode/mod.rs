@@ -3,6 +3,9 @@
 //! On the CPU every worker runs its own micro-batches on one thread, so that workers never wait for each other and a
 //! micro-batch stays in the cache; a text's tokens are packed, not padded. Texts that repeat are encoded once.
 
+pub mod cache;
+pub mod identity;
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -189,7 +189,7 @@ fn nearer(
 }
 
 /// The exponential average of the batch inertia, and how long it has not improved.
-struct Stopping {
+pub(super) struct Stopping {
     step: usize,
     weight: f64,
     average: Option<f64>,
@@ -198,13 +198,13 @@ struct Stopping {
 }
 
 impl Stopping {
-    fn new(batch_size: usize, n: usize) -> Self {
+    pub(super) fn new(batch_size: usize, n: usize) -> Self {
         let weight = (2.0 * batch_size as f64 / (n + 1) as f64).min(1.0);
         Self { step: 0, weight, average: None, smallest: None, without_improvement: 0 }
     }
 
     /// Takes a batch's inertia per row; true where the fit is over.
-    fn after_step(&mut self, inertia: f64) -> bool {
+    pub(super) fn after_step(&mut self, inertia: f64) -> bool {
         self.step += 1;
         // The first batch is measured against the start and says nothing.
         if self.step == 1 {

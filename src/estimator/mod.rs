@@ -2,9 +2,11 @@
 
 pub mod k_nearest;
 pub mod lbfgs;
+pub mod linfa;
 pub mod logistic_regression;
 pub mod mini_batch_k_means;
 pub mod product;
+pub mod search;
 
 /// What keeps an estimator from being fitted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,5 +48,13 @@ pub enum EstimatorError {
     NotFinite {
         /// Which estimator.
         estimator: &'static str,
+    },
+    /// linfa refused or did not get anywhere.
+    #[error("linfa's {estimator} failed ({message}): leave settings.estimator out for our own")]
+    Linfa {
+        /// Which estimator.
+        estimator: &'static str,
+        /// What linfa says, or what is wrong with its result.
+        message: String,
     },
 }

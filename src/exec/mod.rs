@@ -1,7 +1,9 @@
 //! Runs a plan's steps, here and now, one after the other; what is complete is not run again.
 
 pub mod collect;
+pub mod datasets;
 pub mod encoder;
+pub mod precomputed;
 pub mod settings;
 mod steps;
 

@@ -47,13 +47,13 @@ pub(super) struct ScoreLog {
 
 /// A task's scores as they are kept.
 pub fn to_record(spec: &TaskSpec, evaluation: &Evaluation) -> Option<TaskRecord> {
-    let (_, first) = evaluation.seeds.first()?;
+    let first = evaluation.seeds.first()?;
     Some(TaskRecord {
         name: spec.name.clone(),
         task_type: spec.kind.name().into(),
         metric: spec.metric.clone(),
         main_score: first.main_score,
-        seeds: evaluation.seeds[1..].iter().map(|(seed, s)| (u64::from(*seed), s.main_score)).collect(),
+        seeds: evaluation.seeds[1..].iter().map(|s| (u64::from(s.seed), s.main_score)).collect(),
         rows: evaluation.rows,
         outcomes: first.outcomes.clone(),
     })

@@ -36,6 +36,55 @@ pub fn replicates(outcomes: &Outcomes, seed: u64, n: usize) -> Vec<f64> {
                 )
                 .collect()
         }
+        Outcomes::Ranked(pairs) => {
+            let ranking = Ranking::new(pairs);
+            (0..n)
+                .into_par_iter()
+                .map_init(
+                    || vec![0; pairs.len()],
+                    |counts, replicate| {
+                        let mut rows = Rows::new(seed, replicate);
+                        counts.fill(0);
+                        (0..pairs.len()).for_each(|_| counts[rows.draw(pairs.len())] += 1);
+                        ranking.average_precision(counts)
+                    },
+                )
+                .collect()
+        }
+        Outcomes::Splits(parts) => {
+            // Each split's rows are drawn by a seed of their own: the splits are independent samples.
+            let drawn: Vec<Vec<f64>> =
+                parts.iter().enumerate().map(|(i, part)| replicates(part, seed.wrapping_add(i as u64), n)).collect();
+            (0..n).map(|r| drawn.iter().map(|of_part| of_part[r]).sum::<f64>() / drawn.len() as f64).collect()
+        }
+    }
+}
+
+/// Pairs in descending order of score, equal ones in one group.
+struct Ranking {
+    groups: Vec<Vec<(usize, bool)>>,
+}
+
+impl Ranking {
+    fn new(pairs: &[(f32, bool)]) -> Self {
+        let mut order: Vec<usize> = (0..pairs.len()).collect();
+        order.sort_by(|&a, &b| pairs[b].0.total_cmp(&pairs[a].0));
+        let groups = order.chunk_by(|&a, &b| pairs[a].0 == pairs[b].0);
+        Self { groups: groups.map(|group| group.iter().map(|&row| (row, pairs[row].1)).collect()).collect() }
+    }
+
+    /// Average precision of a resample that holds each row so often; NaN without a positive.
+    fn average_precision(&self, counts: &[u32]) -> f64 {
+        let (mut hits, mut seen, mut sum) = (0u32, 0u32, 0.0);
+        for group in &self.groups {
+            let found: u32 = group.iter().filter(|(_, positive)| *positive).map(|(row, _)| counts[*row]).sum();
+            seen += group.iter().map(|(row, _)| counts[*row]).sum::<u32>();
+            hits += found;
+            if found > 0 {
+                sum += f64::from(found) * f64::from(hits) / f64::from(seen);
+            }
+        }
+        sum / f64::from(hits)
     }
 }
 
@@ -193,6 +242,7 @@ fn resampled_spearman(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metric::average_precision::average_precision;
     use crate::metric::correlation::spearman;
 
     #[test]
@@ -218,6 +268,24 @@ mod tests {
             let y: Vec<f64> = drawn.iter().map(|pair| pair.1).collect();
             assert!((spearman(&x, &y).unwrap() - value).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn resampled_precision_is_that_of_the_resample_and_splits_are_averaged() {
+        let pairs: Vec<(f32, bool)> = (0..40).map(|i| (((i * 17) % 11) as f32, i % 3 == 0)).collect();
+        let ranked = Outcomes::Ranked(pairs.clone());
+        let values = replicates(&ranked, 3, 20);
+        for (replicate, value) in values.iter().enumerate() {
+            let mut rows = Rows::new(3, replicate);
+            let drawn: Vec<(f32, bool)> = (0..40).map(|_| pairs[rows.draw(40)]).collect();
+            let positive: Vec<bool> = drawn.iter().map(|pair| pair.1).collect();
+            let scores: Vec<f64> = drawn.iter().map(|pair| f64::from(pair.0)).collect();
+            assert!((average_precision(&positive, &scores) - value).abs() < 1e-12);
+        }
+        let examples = Outcomes::PerExample(vec![0.0, 1.0]);
+        let both = replicates(&Outcomes::Splits(vec![ranked, examples.clone()]), 3, 20);
+        let other = replicates(&examples, 4, 20);
+        assert!((0..20).all(|r| (both[r] - (values[r] + other[r]) / 2.0).abs() < 1e-12));
     }
 
     #[test]

@@ -8,3 +8,5 @@ pub mod clustering;
 pub mod correlation;
 pub mod multilabel;
 pub mod outcomes;
+pub mod ranking;
+pub mod thresholds;

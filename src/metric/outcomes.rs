@@ -1,4 +1,5 @@
-//! What a score is made of, so that it can be resampled: per-example values, per-experiment values or scored pairs.
+//! What a score is made of, so that it can be resampled: per-example values, per-experiment values, scored
+//! pairs, or those of several splits.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,4 +13,8 @@ pub enum Outcomes {
     PerExperiment(Vec<f64>),
     /// (predicted similarity, gold score) per row; the main score is their Spearman correlation.
     Pairs(Vec<(f32, f64)>),
+    /// (predicted similarity, whether the pair is a positive) per row; the main score is their average precision.
+    Ranked(Vec<(f32, bool)>),
+    /// Those of several splits, whose scores' mean is the main score.
+    Splits(Vec<Outcomes>),
 }

@@ -144,6 +144,11 @@ impl ModelFiles {
         self.tokenizer_files.first().map_or(&[], |(_, content)| content)
     }
 
+    /// Content of every tokenizer file.
+    pub fn tokenizer_contents(&self) -> impl Iterator<Item = &[u8]> {
+        self.tokenizer_files.iter().map(|(_, content)| content.as_slice())
+    }
+
     /// Width of the embeddings.
     pub fn embedding_size(&self) -> usize {
         let pooled = self.layout.pooled_size(self.architecture.hidden_size());

@@ -20,3 +20,12 @@ pub mod pooling;
 mod storage;
 
 pub use batch::PackedBatch;
+
+/// The instruction set that the CPU kernels run on; results differ in the last bits between them.
+pub fn instructions() -> String {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if kernel::amx::available() {
+        return "AMX".into();
+    }
+    format!("{:?}", kernel::simd::level())
+}

@@ -384,7 +384,7 @@ impl Builder {
                 files.push(json!([split, self.print(path)?]));
             }
         }
-        Ok(json!({"spec": self.print(&task.path)?, "files": files}))
+        Ok(json!({"spec": task.fingerprint, "files": files}))
     }
 
     fn add_trials(&mut self, trials: &[TrialPlan]) -> Result<(), PlanError> {

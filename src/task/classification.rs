@@ -6,8 +6,10 @@ use rayon::prelude::*;
 
 use super::label::Label;
 use super::protocol::{ProtocolError, Scored, averaged, check_finite, check_lengths, class_numbers, distinct};
+use super::spec::Estimator;
 use crate::data::matrix::Matrix;
 use crate::data::random::RandomState;
+use crate::estimator::linfa;
 use crate::estimator::logistic_regression::{LogisticRegression, Settings};
 use crate::metric::classification::classification_scores;
 use crate::metric::outcomes::Outcomes;
@@ -71,6 +73,7 @@ pub fn predict(
     experiments: &[Vec<usize>],
     eval: &Matrix,
     eval_labels: &[Label],
+    estimator: Estimator,
 ) -> Result<Predictions, ProtocolError> {
     check_lengths("the training split", "training rows and their labels", train.rows(), train_labels.len())?;
     check_lengths("the evaluated split", "evaluated rows and their labels", eval.rows(), eval_labels.len())?;
@@ -85,22 +88,22 @@ pub fn predict(
     check_finite("the evaluated split", eval)?;
     let classes = distinct(train_labels.iter().chain(eval_labels));
     let numbers = class_numbers(train_labels, &classes);
-    let experiments: Result<Vec<_>, _> = experiments
-        .par_iter()
-        .enumerate()
-        .map(|(number, rows)| one_experiment(number, rows, train, &numbers, &classes, eval))
-        .collect();
+    let data = Data { train, train_classes: &numbers, classes: &classes, eval, estimator };
+    let experiments: Result<Vec<_>, _> =
+        experiments.par_iter().enumerate().map(|(number, rows)| one_experiment(number, rows, &data)).collect();
     Ok(Predictions { classes, experiments: experiments? })
 }
 
-fn one_experiment(
-    number: usize,
-    rows: &[usize],
-    train: &Matrix,
-    train_classes: &[usize],
-    classes: &[Label],
-    eval: &Matrix,
-) -> Result<Vec<usize>, ProtocolError> {
+struct Data<'a> {
+    train: &'a Matrix,
+    train_classes: &'a [usize],
+    classes: &'a [Label],
+    eval: &'a Matrix,
+    estimator: Estimator,
+}
+
+fn one_experiment(number: usize, rows: &[usize], data: &Data<'_>) -> Result<Vec<usize>, ProtocolError> {
+    let Data { train, train_classes, classes, eval, estimator } = *data;
     if rows.is_empty() {
         return Err(ProtocolError::Empty { what: "an experiment's training sample" });
     }
@@ -121,9 +124,13 @@ fn one_experiment(
     }
     let labels: Vec<usize> = rows.iter().map(|&row| place[train_classes[row]]).collect();
     let failed = |source| ProtocolError::Estimator { what: format!("experiment {number}"), source };
-    let model =
-        LogisticRegression::fit(&train.select(rows), &labels, present.len(), &Settings::default()).map_err(failed)?;
-    let predicted = model.predict(eval).map_err(failed)?;
+    let sample = train.select(rows);
+    let predicted = match estimator {
+        Estimator::Own => LogisticRegression::fit(&sample, &labels, present.len(), &Settings::default())
+            .and_then(|model| model.predict(eval)),
+        Estimator::Linfa => linfa::logistic_regression(&sample, &labels, present.len(), eval),
+    }
+    .map_err(failed)?;
     Ok(predicted.into_iter().map(|class| present[class]).collect())
 }
 
@@ -139,8 +146,9 @@ pub fn score(
     experiments: &[Vec<usize>],
     eval: &Matrix,
     eval_labels: &[Label],
+    estimator: Estimator,
 ) -> Result<Scored, ProtocolError> {
-    let predictions = predict(train, train_labels, experiments, eval, eval_labels)?;
+    let predictions = predict(train, train_labels, experiments, eval, eval_labels, estimator)?;
     let truth = class_numbers(eval_labels, &predictions.classes);
     let mut right = vec![0.0; truth.len()];
     let mut listed = Vec::with_capacity(experiments.len());
@@ -165,7 +173,7 @@ pub fn score(
         *right /= experiments.len() as f64;
     }
     let (main_score, scores) = averaged(&listed, MAIN);
-    Ok(Scored { main_score, metric: MAIN, scores, outcomes: Outcomes::PerExample(right) })
+    Ok(Scored { main_score, metric: MAIN.into(), scores, outcomes: Outcomes::PerExample(right) })
 }
 
 #[cfg(test)]
@@ -182,7 +190,7 @@ mod tests {
         let eval = Matrix::new(3, 1, vec![-2.5, 2.5, 2.6]).unwrap();
         let train_labels = labels(&[5, 5, 7, 7]);
         let rows = training_rows(&train_labels, 8, 2, 42).unwrap();
-        let scored = score(&train, &train_labels, &rows, &eval, &labels(&[5, 7, 6])).unwrap();
+        let scored = score(&train, &train_labels, &rows, &eval, &labels(&[5, 7, 6]), Estimator::Own).unwrap();
         assert!((scored.main_score - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!(scored.outcomes, Outcomes::PerExample(vec![1.0, 1.0, 0.0]));
     }
@@ -195,7 +203,7 @@ mod tests {
         let two = Matrix::new(2, 1, vec![0.0, 1.0]).unwrap();
         let both = labels(&[0, 1]);
         let run = |train: &Matrix, rows: &[usize], eval_labels: &[Label]| {
-            score(train, &both, &[rows.to_vec()], &two, eval_labels)
+            score(train, &both, &[rows.to_vec()], &two, eval_labels, Estimator::Own)
         };
         assert!(run(&two, &[0, 1], &both).is_ok());
         assert!(matches!(run(&two, &[0, 2], &both), Err(ProtocolError::RowOutOfRange { row: 2, rows: 2, .. })));

@@ -7,9 +7,11 @@ use super::label::Label;
 use super::protocol::{
     Protocol, ProtocolError, Scored, check_finite, check_lengths, class_numbers, distinct, mean, number, std_dev,
 };
+use super::spec::Estimator;
 use crate::data::matrix::Matrix;
 use crate::data::random::PythonRandom;
 use crate::estimator::mini_batch_k_means::{self, Settings as KMeans};
+use crate::estimator::{EstimatorError, linfa};
 use crate::metric::clustering::{adjusted_mutual_information, v_measure};
 use crate::metric::outcomes::Outcomes;
 
@@ -29,29 +31,21 @@ pub struct Settings {
     pub batch_size: usize,
     /// Seed of every k-means fit.
     pub seed: u32,
+    /// Whose k-means.
+    pub estimator: Estimator,
 }
 
 impl Default for Settings {
     /// mteb's settings for RuMTEB.
     fn default() -> Self {
-        Self { experiments: 10, sample_size: 16384, batch_size: 512, seed: 42 }
+        Self { experiments: 10, sample_size: 16384, batch_size: 512, seed: 42, estimator: Estimator::Own }
     }
 }
 
-/// The documents of a task and the generator that drew them.
-#[derive(Debug, Clone)]
-pub struct Documents {
-    /// Rows of the split in the order in which they are encoded: a permutation of all of them, or of a part.
-    pub rows: Vec<usize>,
-    /// Goes on to draw the bootstrap samples, and the documents of a next split.
-    pub random: PythonRandom,
-}
-
-/// Draws `max_documents` of `n` rows, or permutes all of them where there are not more.
-pub fn document_rows(n: usize, max_documents: usize, seed: u32) -> Documents {
-    let mut random = PythonRandom::new(seed);
-    let rows = random.sample(n, max_documents);
-    Documents { rows, random }
+/// Rows of a split in the order in which they are encoded: `max_documents` of `n`, or all of them permuted where there are
+/// not more. `random` goes on to draw the bootstrap samples, and the documents of a next split.
+pub fn document_rows(n: usize, max_documents: usize, random: &mut PythonRandom) -> Vec<usize> {
+    random.sample(n, max_documents)
 }
 
 /// Which rows each experiment clusters, and the cluster of each.
@@ -102,15 +96,22 @@ pub fn assign(
     samples
         .into_par_iter()
         .enumerate()
-        .map(|(number, rows)| match mini_batch_k_means::fit(embeddings, &rows, &k_means) {
-            Ok(fitted) => Ok(Assignment { rows, clusters: fitted.labels }),
+        .map(|(number, rows)| match fit(embeddings, &rows, &k_means, settings.estimator) {
+            Ok(clusters) => Ok(Assignment { rows, clusters }),
             Err(source) => Err(ProtocolError::Estimator { what: format!("experiment {number}"), source }),
         })
         .collect()
 }
 
+fn fit(points: &Matrix, rows: &[usize], k_means: &KMeans, estimator: Estimator) -> Result<Vec<usize>, EstimatorError> {
+    match estimator {
+        Estimator::Own => Ok(mini_batch_k_means::fit(points, rows, k_means)?.labels),
+        Estimator::Linfa => linfa::k_means(points, rows, k_means.clusters, k_means.batch_size, k_means.seed),
+    }
+}
+
 /// Scores all experiments of a flat clustering; the main score is the mean V-measure. `embeddings` and `labels` are in the
-/// order of [`document_rows`], whose generator goes on here.
+/// order of [`document_rows`], whose generator `random` goes on here.
 ///
 /// Outcomes: the V-measure of every experiment.
 ///
@@ -143,7 +144,7 @@ pub fn score(
     scores.insert("ami".to_owned(), number(mean(&amis)));
     scores.insert("ami_std".to_owned(), number(std_dev(&amis)));
     scores.insert("main_score".to_owned(), number(main_score));
-    Ok(Scored { main_score, metric: MAIN, scores, outcomes: Outcomes::PerExperiment(v_measures) })
+    Ok(Scored { main_score, metric: MAIN.into(), scores, outcomes: Outcomes::PerExperiment(v_measures) })
 }
 
 /// One set of sentences that is clustered by itself.
@@ -167,13 +168,21 @@ pub fn is_trivial(labels: &[Label]) -> bool {
 ///
 /// # Errors
 /// No sets, a set whose rows and labels differ in number, row numbers out of range, or embeddings that are not finite.
-pub fn score_sets(embeddings: &Matrix, sets: &[Set], seed: u32, protocol: Protocol) -> Result<Scored, ProtocolError> {
+pub fn score_sets(
+    embeddings: &Matrix,
+    sets: &[Set],
+    seed: u32,
+    protocol: Protocol,
+    estimator: Estimator,
+) -> Result<Scored, ProtocolError> {
     if sets.is_empty() {
         return Err(ProtocolError::Empty { what: "the split" });
     }
     check_finite("the sentences", embeddings)?;
-    let v_measures: Result<Vec<f64>, ProtocolError> =
-        sets.par_iter().enumerate().map(|(number, set)| score_set(number, set, embeddings, seed, protocol)).collect();
+    let k_means =
+        KMeans { clusters: 0, batch_size: SET_BATCH, max_epochs: EPOCHS, sampler: protocol.batch_sampler(), seed };
+    let of_set = |(number, set)| score_set(number, set, embeddings, &k_means, estimator);
+    let v_measures: Result<Vec<f64>, ProtocolError> = sets.par_iter().enumerate().map(of_set).collect();
     let v_measures = v_measures?;
     let main_score = mean(&v_measures);
     let mut scores = Map::new();
@@ -181,15 +190,15 @@ pub fn score_sets(embeddings: &Matrix, sets: &[Set], seed: u32, protocol: Protoc
     scores.insert("v_measure_std".to_owned(), number(std_dev(&v_measures)));
     scores.insert("v_measures".to_owned(), Value::from(v_measures.clone()));
     scores.insert("main_score".to_owned(), number(main_score));
-    Ok(Scored { main_score, metric: MAIN, scores, outcomes: Outcomes::PerExample(v_measures) })
+    Ok(Scored { main_score, metric: MAIN.into(), scores, outcomes: Outcomes::PerExample(v_measures) })
 }
 
 fn score_set(
     number: usize,
     set: &Set,
     embeddings: &Matrix,
-    seed: u32,
-    protocol: Protocol,
+    k_means: &KMeans,
+    estimator: Estimator,
 ) -> Result<f64, ProtocolError> {
     if is_trivial(&set.labels) {
         return Ok(1.0);
@@ -199,18 +208,12 @@ fn score_set(
         return Err(ProtocolError::RowOutOfRange { what: "a set", row, rows: embeddings.rows() });
     }
     let classes = distinct(&set.labels);
-    let settings = KMeans {
-        clusters: classes.len(),
-        batch_size: SET_BATCH,
-        max_epochs: EPOCHS,
-        sampler: protocol.batch_sampler(),
-        seed,
-    };
+    let settings = KMeans { clusters: classes.len(), ..*k_means };
     let points = embeddings.select(&set.rows);
     let all: Vec<usize> = (0..points.rows()).collect();
-    let fitted = mini_batch_k_means::fit(&points, &all, &settings)
+    let clusters = fit(&points, &all, &settings, estimator)
         .map_err(|source| ProtocolError::Estimator { what: format!("set {number}"), source })?;
-    Ok(v_measure(&class_numbers(&set.labels, &classes), &fitted.labels).v_measure)
+    Ok(v_measure(&class_numbers(&set.labels, &classes), &clusters).v_measure)
 }
 
 #[cfg(test)]
@@ -230,7 +233,7 @@ mod tests {
             Set { rows: vec![0, 3], labels: labels(&[1, 2]) },
             Set { rows: vec![], labels: vec![] },
         ];
-        let scored = score_sets(&embeddings, &sets, 42, Protocol::Sklearn19).unwrap();
+        let scored = score_sets(&embeddings, &sets, 42, Protocol::Sklearn19, Estimator::Own).unwrap();
         let Outcomes::PerExample(v_measures) = scored.outcomes else { panic!("sets are examples") };
         assert_eq!(v_measures.len(), 4);
         assert!(v_measures.iter().all(|v_measure| (v_measure - 1.0).abs() < 1e-12));
@@ -252,7 +255,7 @@ mod tests {
         let result = run(&broken, &labels(&[0, 1]), settings);
         assert!(matches!(result, Err(ProtocolError::NotFiniteEmbedding { row: 1, .. })));
         let set = Set { rows: vec![0], labels: labels(&[0, 1]) };
-        let result = score_sets(&embeddings, &[set], 42, Protocol::Sklearn19);
+        let result = score_sets(&embeddings, &[set], 42, Protocol::Sklearn19, Estimator::Own);
         assert!(matches!(result, Err(ProtocolError::LengthMismatch { .. })));
     }
 }

@@ -1,50 +1,165 @@
 //! A task's rows for one side: what is evaluated, and what classifiers learn from.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::files::{Datasets, NoDatasets, Origin, Rows};
 use super::label::Label;
+use super::load_ranking;
 use super::multilabel;
-use super::spec::{Source, Split, TaskError, TaskSpec, TaskType};
+use super::ranking::RankingRows;
+use super::spec::{Split, TaskError, TaskSpec, TaskType};
 use crate::data::random::Generator;
 use crate::data::table::{Cell, DataError, Table};
 
-/// The rows of a task on one side.
+/// Texts of a task and where they stand in its data, so that embeddings made elsewhere can be found.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Texts {
+    /// The split.
+    pub split: String,
+    /// The role of the column where a row has several texts.
+    pub column: Option<&'static str>,
+    /// Rows that the split has, after the task's filter and subsample.
+    pub total: usize,
+    /// The row of each text among these.
+    pub rows: Vec<usize>,
+    /// The texts.
+    pub texts: Vec<String>,
+}
+
+impl Texts {
+    /// All texts of a split's column, in order.
+    pub fn new(split: &str, column: Option<&'static str>, texts: Vec<String>) -> Self {
+        Self { split: split.into(), column, total: texts.len(), rows: (0..texts.len()).collect(), texts }
+    }
+
+    /// Number of texts.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// The texts at these places.
+    pub fn pick(&self, chosen: &[usize]) -> Self {
+        let rows = chosen.iter().map(|&at| self.rows[at]).collect();
+        let texts = chosen.iter().map(|&at| self.texts[at].clone()).collect();
+        Self { split: self.split.clone(), column: self.column, total: self.total, rows, texts }
+    }
+}
+
+/// Texts and what is known of each.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Labelled<L> {
+    /// The texts.
+    pub texts: Texts,
+    /// One label (or list of labels) a text.
+    pub labels: Vec<L>,
+}
+
+impl<L: Clone> Labelled<L> {
+    fn pick(&self, chosen: &[usize]) -> Self {
+        Self { texts: self.texts.pick(chosen), labels: chosen.iter().map(|&at| self.labels[at].clone()).collect() }
+    }
+}
+
+/// The rows of one evaluated split.
 #[derive(Debug, Clone, PartialEq)]
-pub enum TaskData {
+pub enum SplitRows {
     /// Pairs of texts with a gold score.
     Sts {
         /// First texts.
-        first: Vec<String>,
+        first: Texts,
         /// Second texts.
-        second: Vec<String>,
+        second: Texts,
         /// Gold scores.
         gold: Vec<f64>,
+    },
+    /// Pairs of texts that belong together or not.
+    Pairs {
+        /// First texts.
+        first: Texts,
+        /// Second texts.
+        second: Texts,
+        /// Whether the pair is a positive.
+        positive: Vec<bool>,
+    },
+    /// Translations: row i of one with row i of the other.
+    Bitext {
+        /// Texts that are looked up.
+        first: Texts,
+        /// Texts among which they are.
+        second: Texts,
     },
     /// Texts with one label.
     Classification {
         /// Rows to draw training samples from.
-        train: (Vec<String>, Vec<Label>),
+        train: Arc<Labelled<Label>>,
         /// Rows evaluated.
-        eval: (Vec<String>, Vec<Label>),
+        eval: Labelled<Label>,
     },
     /// Texts with any number of labels.
     Multilabel {
         /// Rows to draw training samples from.
-        train: (Vec<String>, Vec<Vec<Label>>),
+        train: Arc<Labelled<Vec<Label>>>,
         /// Rows evaluated.
-        eval: (Vec<String>, Vec<Vec<Label>>),
+        eval: Labelled<Vec<Label>>,
     },
     /// Texts with the cluster they belong to.
     Clustering {
-        /// Texts.
-        texts: Vec<String>,
-        /// Clusters.
-        labels: Vec<Label>,
+        /// Texts and clusters.
+        eval: Labelled<Label>,
         /// Most rows that are drawn.
         max_documents: usize,
     },
     /// Sets that are clustered one by one.
-    ClusteringSets(Vec<(Vec<String>, Vec<Label>)>),
+    ClusteringSets {
+        /// The sentences of all sets, one set after the other.
+        texts: Texts,
+        /// The labels of each set's sentences.
+        sets: Vec<Vec<Label>>,
+    },
+    /// Queries, documents and judgements.
+    Ranking(RankingRows),
+}
+
+impl SplitRows {
+    /// Rows evaluated.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Sts { gold, .. } => gold.len(),
+            Self::Pairs { positive, .. } => positive.len(),
+            Self::Bitext { first, .. } => first.len(),
+            Self::Classification { eval, .. } => eval.labels.len(),
+            Self::Multilabel { eval, .. } => eval.labels.len(),
+            Self::Clustering { eval, max_documents } => eval.labels.len().min(*max_documents),
+            Self::ClusteringSets { texts, .. } => texts.len(),
+            Self::Ranking(rows) => rows.queries.len(),
+        }
+    }
+
+    /// The row lists of texts that a model would be given, documents of a ranking apart.
+    pub fn texts(&self) -> Vec<&Texts> {
+        match self {
+            Self::Sts { first, second, .. } | Self::Pairs { first, second, .. } | Self::Bitext { first, second } => {
+                vec![first, second]
+            }
+            Self::Classification { train, eval } => vec![&train.texts, &eval.texts],
+            Self::Multilabel { train, eval } => vec![&train.texts, &eval.texts],
+            Self::Clustering { eval, .. } => vec![&eval.texts],
+            Self::ClusteringSets { texts, .. } => vec![texts],
+            Self::Ranking(rows) => vec![&rows.queries],
+        }
+    }
+}
+
+/// The rows of a task on one side, split by split.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskData {
+    /// Name of a split and its rows; a score is the mean over the splits.
+    pub splits: Vec<(String, SplitRows)>,
 }
 
 /// Share of a training split that stands in for a missing dev split, and the most rows of it.
@@ -54,69 +169,50 @@ const DEV_ROWS: usize = 1_000;
 const SLICE_SEED: u32 = 42;
 
 impl TaskData {
-    /// Loads the rows of one side, at most `limit` of them (a fixed, seeded sample in file order). `None`: the task has no
-    /// dev side.
+    /// Loads the rows of one side, at most `limit` of each split (a fixed, seeded sample in file order; queries, where there
+    /// are queries). `None`: the task has no dev side.
     ///
     /// # Errors
-    /// Where a file or column is missing or wrong, a split is empty, or the task's type is not available yet.
+    /// Where a file or column is missing or wrong, or a split is empty.
     pub fn load(spec: &TaskSpec, split: Split, limit: Option<usize>) -> Result<Option<Self>, TaskError> {
-        if !spec.kind.available() {
-            return Err(other(spec, format!("type {} is not available yet", spec.kind.name())));
+        Self::load_from(spec, split, limit, &NoDatasets)
+    }
+
+    /// As [`Self::load`], with hub datasets opened by `datasets`.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and where the dataset cannot be had.
+    pub fn load_from(
+        spec: &TaskSpec,
+        split: Split,
+        limit: Option<usize>,
+        datasets: &dyn Datasets,
+    ) -> Result<Option<Self>, TaskError> {
+        let wanted: Vec<Eval<'_>> = match split {
+            Split::Test if spec.splits.test.is_empty() => {
+                return Err(spec.error("has no test split (splits.test)"));
+            }
+            Split::Test => spec.splits.test.iter().map(|name| Eval::Split(name)).collect(),
+            Split::Dev => match (&spec.splits.dev, &spec.splits.train) {
+                (Some(name), _) => vec![Eval::Split(name)],
+                (None, Some(name)) if !spec.kind.ranks() => vec![Eval::SliceOf(name)],
+                _ => return Ok(None),
+            },
+        };
+        let loader = Loader { spec, origin: Origin::new(spec, datasets)?, limit };
+        let mut splits = Vec::with_capacity(wanted.len());
+        let mut known = Known::default();
+        for eval in wanted {
+            splits.push((eval.name().to_string(), loader.split(eval, &mut known)?));
         }
-        let (train, dev, test) = (&spec.splits.0, &spec.splits.1, &spec.splits.2);
-        let eval = match split {
-            Split::Test => match test {
-                Some(name) => Eval::Split(name),
-                None => return Err(other(spec, "has no test split (splits.test)".into())),
-            },
-            Split::Dev => match (dev, train) {
-                (Some(name), _) => Eval::Split(name),
-                (None, Some(name)) => Eval::SliceOf(name),
-                (None, None) => return Ok(None),
-            },
-        };
-        let data = match spec.kind {
-            TaskType::Sts => load_sts(spec, eval, limit)?,
-            TaskType::Clustering => load_clustering(spec, eval, limit)?,
-            TaskType::Classification => {
-                let read = |table: &Table| -> Result<Labelled<Label>, DataError> {
-                    let labels = table.labels(spec.column("label"))?.into_iter().map(to_label).collect();
-                    Ok((table.texts(spec.column("text"))?, labels))
-                };
-                let (train, eval) = load_labelled(spec, eval, limit, read)?;
-                Self::Classification { train, eval }
-            }
-            _ => {
-                let read = |table: &Table| -> Result<Labelled<Vec<Label>>, DataError> {
-                    let lists = table.label_lists(spec.column("labels"))?;
-                    let labels = lists.into_iter().map(|l| l.into_iter().map(to_label).collect()).collect();
-                    Ok((table.texts(spec.column("text"))?, labels))
-                };
-                let (train, mut eval) = load_labelled(spec, eval, limit, read)?;
-                let most = spec.settings.max_documents;
-                if eval.1.len() > most {
-                    let rows = multilabel::evaluated_rows(&eval.1, most, SLICE_SEED);
-                    eval = pick(&eval, &rows);
-                }
-                Self::Multilabel { train, eval }
-            }
-        };
-        Ok(Some(data))
+        Ok(Some(Self { splits }))
     }
 
     /// Rows evaluated.
     pub fn rows(&self) -> usize {
-        match self {
-            Self::Sts { gold, .. } => gold.len(),
-            Self::Classification { eval, .. } => eval.0.len(),
-            Self::Multilabel { eval, .. } => eval.0.len(),
-            Self::Clustering { texts, max_documents, .. } => texts.len().min(*max_documents),
-            Self::ClusteringSets(sets) => sets.iter().map(|s| s.0.len()).sum(),
-        }
+        self.splits.iter().map(|(_, rows)| rows.rows()).sum()
     }
 }
-
-type Labelled<L> = (Vec<String>, Vec<L>);
 
 #[derive(Clone, Copy)]
 enum Eval<'a> {
@@ -124,36 +220,253 @@ enum Eval<'a> {
     SliceOf(&'a str),
 }
 
-fn other(spec: &TaskSpec, message: String) -> TaskError {
-    TaskError::Other { task: spec.name.clone(), message }
-}
-
-fn to_label(cell: Cell) -> Label {
-    match cell {
-        Cell::Int(i) => Label::Int(i),
-        Cell::Text(text) => Label::Text(text),
-        Cell::Float(f) => Label::Text(f.to_string()),
-        Cell::Null | Cell::List(_) => Label::Text(String::new()),
+impl<'a> Eval<'a> {
+    fn name(self) -> &'a str {
+        match self {
+            Self::Split(name) | Self::SliceOf(name) => name,
+        }
     }
 }
 
-fn table(spec: &TaskSpec, split: &str) -> Result<Table, TaskError> {
-    let path: &PathBuf = match &spec.source {
-        Source::Files(files) => {
-            files.get(split).ok_or_else(|| other(spec, format!("data.files has no split `{split}`")))?
-        }
-        Source::Hub { repo, .. } => {
-            return Err(other(
-                spec,
-                format!("its data is on the hub ({repo}), which is not available yet: give data.files"),
-            ));
-        }
-    };
-    Table::read(path).map_err(|source| TaskError::Data { task: spec.name.clone(), source })
+/// Training rows that the splits of a task share.
+#[derive(Default)]
+struct Known {
+    single: Option<Arc<Labelled<Label>>>,
+    multi: Option<Arc<Labelled<Vec<Label>>>>,
 }
 
-fn pick<L: Clone>(rows: &Labelled<L>, chosen: &[usize]) -> Labelled<L> {
-    (chosen.iter().map(|&i| rows.0[i].clone()).collect(), chosen.iter().map(|&i| rows.1[i].clone()).collect())
+struct Loader<'a> {
+    spec: &'a TaskSpec,
+    origin: Origin<'a>,
+    limit: Option<usize>,
+}
+
+impl Loader<'_> {
+    fn split(&self, eval: Eval<'_>, known: &mut Known) -> Result<SplitRows, TaskError> {
+        let spec = self.spec;
+        Ok(match spec.kind {
+            TaskType::Sts => {
+                let (rows, first, second) = self.pairs(eval)?;
+                let gold = self.wrap(rows.column(|t| t.numbers(spec.column("score"))))?;
+                let chosen = self.chosen(eval, gold.len());
+                let gold = chosen.iter().map(|&at| gold[at]).collect();
+                SplitRows::Sts { first: first.pick(&chosen), second: second.pick(&chosen), gold }
+            }
+            TaskType::BitextMining => {
+                let (_, first, second) = self.pairs(eval)?;
+                let chosen = self.chosen(eval, first.len());
+                SplitRows::Bitext { first: first.pick(&chosen), second: second.pick(&chosen) }
+            }
+            TaskType::PairClassification => self.pair_labels(eval)?,
+            TaskType::Clustering => self.clustering(eval)?,
+            TaskType::Classification => {
+                let read = |rows: &Rows| {
+                    let labels = rows.column(|t| t.labels(spec.column("label")))?;
+                    labels.into_iter().enumerate().map(|(row, cell)| self.label(rows, row, cell)).collect()
+                };
+                let (train, eval) = self.labelled(eval, &mut known.single, read)?;
+                SplitRows::Classification { train, eval }
+            }
+            TaskType::MultilabelClassification => {
+                let read = |rows: &Rows| {
+                    let lists = rows.column(|t| t.label_lists(spec.column("labels")))?;
+                    let list = |(row, cells): (usize, Vec<Cell>)| {
+                        cells.into_iter().map(|cell| self.label(rows, row, cell)).collect::<Result<Vec<_>, _>>()
+                    };
+                    lists.into_iter().enumerate().map(list).collect()
+                };
+                let (train, mut eval) = self.labelled(eval, &mut known.multi, read)?;
+                let most = spec.settings.max_documents;
+                if eval.labels.len() > most {
+                    eval = eval.pick(&multilabel::evaluated_rows(&eval.labels, most, SLICE_SEED));
+                }
+                SplitRows::Multilabel { train, eval }
+            }
+            TaskType::Retrieval | TaskType::Reranking => {
+                let mut rows = load_ranking::load(spec, &self.origin, eval.name())?;
+                if let Some(limit) = self.limit {
+                    rows = rows.limited(&sample(rows.queries.len(), Some(limit)));
+                }
+                SplitRows::Ranking(rows)
+            }
+        })
+    }
+
+    fn wrap<T>(&self, result: Result<T, DataError>) -> Result<T, TaskError> {
+        result.map_err(|source| TaskError::Data { task: self.spec.name.clone(), source })
+    }
+
+    /// The rows of a split that are evaluated.
+    fn chosen(&self, eval: Eval<'_>, n: usize) -> Vec<usize> {
+        let chosen = match eval {
+            Eval::Split(_) => (0..n).collect(),
+            Eval::SliceOf(_) => slice(n).0,
+        };
+        sample(chosen.len(), self.limit).into_iter().map(|at| chosen[at]).collect()
+    }
+
+    /// A label, which must be among those that the task names.
+    fn label(&self, rows: &Rows, row: usize, cell: Cell) -> Result<Label, DataError> {
+        let label = match cell {
+            Cell::Int(i) => Label::Int(i),
+            Cell::Text(text) => Label::Text(text),
+            Cell::Float(f) => Label::Text(f.to_string()),
+            Cell::Null | Cell::List(_) => Label::Text(String::new()),
+        };
+        let written = match &label {
+            Label::Int(i) => i.to_string(),
+            Label::Text(text) => text.clone(),
+        };
+        let known = &self.spec.labels;
+        if !known.is_empty() && !known.contains(&written) {
+            let message = format!("row {}: the label `{written}` is none of {} (labels)", row + 1, known.join(", "));
+            return Err(DataError::content(rows.path(), message));
+        }
+        Ok(label)
+    }
+
+    fn labelled<L: Clone>(
+        &self,
+        eval: Eval<'_>,
+        known: &mut Option<Arc<Labelled<L>>>,
+        read: impl Fn(&Rows) -> Result<Vec<L>, DataError>,
+    ) -> Result<(Arc<Labelled<L>>, Labelled<L>), TaskError> {
+        let load = |split: &str| -> Result<Labelled<L>, TaskError> {
+            let rows = self.origin.rows(split)?;
+            let texts = self.wrap(rows.column(|t: &Table| t.texts(self.spec.column("text"))))?;
+            Ok(Labelled { texts: Texts::new(split, None, texts), labels: self.wrap(read(&rows))? })
+        };
+        let Some(train_split) = &self.spec.splits.train else {
+            return Err(self.spec.error("a classifier needs a training split (splits.train)"));
+        };
+        let train = match known.take() {
+            Some(train) => train,
+            None => Arc::new(load(train_split)?),
+        };
+        let (train, eval) = match eval {
+            Eval::Split(split) => (train, load(split)?),
+            Eval::SliceOf(_) => {
+                let (dev, rest) = slice(train.labels.len());
+                (Arc::new(train.pick(&rest)), train.pick(&dev))
+            }
+        };
+        *known = Some(train.clone());
+        let rows = sample(eval.labels.len(), self.limit);
+        let eval = if rows.len() < eval.labels.len() { eval.pick(&rows) } else { eval };
+        Ok((train, eval))
+    }
+
+    fn pairs(&self, eval: Eval<'_>) -> Result<(Rows, Texts, Texts), TaskError> {
+        let split = eval.name();
+        let rows = self.origin.rows(split)?;
+        let first = self.wrap(rows.column(|t| t.texts(self.spec.column("sentence1"))))?;
+        let second = self.wrap(rows.column(|t| t.texts(self.spec.column("sentence2"))))?;
+        let texts = |column, texts| Texts::new(split, Some(column), texts);
+        Ok((rows, texts("sentence1", first), texts("sentence2", second)))
+    }
+
+    fn pair_labels(&self, eval: Eval<'_>) -> Result<SplitRows, TaskError> {
+        let (spec, split) = (self.spec, eval.name());
+        let rows = self.origin.rows(split)?;
+        let column = spec.column("labels");
+        // An older layout has one row whose columns hold lists.
+        let listed = rows.len() == 1 && self.wrap(rows.holds_lists(column))?;
+        let texts = |role: &str| {
+            let name = spec.column(role);
+            if listed {
+                Ok(self.wrap(rows.column(|t| t.text_lists(name)))?.concat())
+            } else {
+                self.wrap(rows.column(|t| t.texts(name)))
+            }
+        };
+        let (first, second) = (texts("sentence1")?, texts("sentence2")?);
+        let cells = if listed {
+            self.wrap(rows.column(|t| t.label_lists(column)))?.concat()
+        } else {
+            self.wrap(rows.column(|t| t.labels(column)))?
+        };
+        if first.len() != cells.len() || second.len() != cells.len() {
+            let message = format!("{} and {} sentences but {} labels", first.len(), second.len(), cells.len());
+            return self.wrap(Err(DataError::content(rows.path(), message)));
+        }
+        let mut positive = Vec::with_capacity(cells.len());
+        for (row, cell) in cells.into_iter().enumerate() {
+            positive.push(match &cell {
+                Cell::Int(1) => true,
+                Cell::Int(0) => false,
+                Cell::Text(text) if text == "1" => true,
+                Cell::Text(text) if text == "0" => false,
+                other => {
+                    let shown = match other {
+                        Cell::Int(i) => i.to_string(),
+                        Cell::Text(text) => text.clone(),
+                        _ => "no label".into(),
+                    };
+                    let message = format!("row {}: `{column}` is {shown}, expected 1 (belongs together) or 0", row + 1);
+                    return self.wrap(Err(DataError::content(rows.path(), message)));
+                }
+            });
+        }
+        let chosen = self.chosen(eval, positive.len());
+        let pick = |column, texts| Texts::new(split, Some(column), texts).pick(&chosen);
+        let (first, second) = (pick("sentence1", first), pick("sentence2", second));
+        Ok(SplitRows::Pairs { first, second, positive: chosen.iter().map(|&at| positive[at]).collect() })
+    }
+
+    fn clustering(&self, eval: Eval<'_>) -> Result<SplitRows, TaskError> {
+        let (spec, split) = (self.spec, eval.name());
+        let rows = self.origin.rows(split)?;
+        let (texts, labels) = (spec.column("sentences"), spec.column("labels"));
+        if self.wrap(rows.holds_lists(texts))? {
+            return self.sets(&rows, split);
+        }
+        let texts = Texts::new(split, None, self.wrap(rows.column(|t| t.texts(texts)))?);
+        let labels = self.wrap(rows.column(|t| t.labels(labels)))?;
+        let labels = labels.into_iter().enumerate().map(|(row, cell)| self.label(&rows, row, cell));
+        let mut eval_rows = Labelled { texts, labels: self.wrap(labels.collect())? };
+        if let Eval::SliceOf(_) = eval {
+            eval_rows = eval_rows.pick(&slice(eval_rows.labels.len()).0);
+        }
+        let n = eval_rows.labels.len();
+        let most = match spec.settings.max_fraction {
+            Some(fraction) => ((n as f64 * fraction) as usize).max(1),
+            None => spec.settings.max_documents,
+        };
+        let max_documents = most.min(self.limit.unwrap_or(usize::MAX)).min(n);
+        Ok(SplitRows::Clustering { eval: eval_rows, max_documents })
+    }
+
+    fn sets(&self, rows: &Rows, split: &str) -> Result<SplitRows, TaskError> {
+        let sentences = self.wrap(rows.column(|t| t.text_lists(self.spec.column("sentences"))))?;
+        let labels = self.wrap(rows.column(|t| t.label_lists(self.spec.column("labels"))))?;
+        let (mut all, mut sets, mut starts) = (Vec::new(), Vec::with_capacity(sentences.len()), Vec::new());
+        for (i, (sentences, cells)) in sentences.into_iter().zip(labels).enumerate() {
+            if sentences.len() != cells.len() || sentences.is_empty() {
+                let message = format!("row {}: {} sentences and {} labels", i + 1, sentences.len(), cells.len());
+                return self.wrap(Err(DataError::content(rows.path(), message)));
+            }
+            starts.push(all.len());
+            all.extend(sentences);
+            let labels = cells.into_iter().map(|cell| self.label(rows, i, cell)).collect::<Result<Vec<_>, _>>();
+            sets.push(self.wrap(labels)?);
+        }
+        let mut texts = Texts::new(split, None, all);
+        // A limit takes whole sets, in a seeded order, until it is reached.
+        if let Some(limit) = self.limit {
+            let (mut kept, mut count) = (Vec::new(), 0);
+            for i in Generator::new(SLICE_SEED).permutation(sets.len()) {
+                if count < limit {
+                    count += sets[i].len();
+                    kept.push(i);
+                }
+            }
+            kept.sort_unstable();
+            let chosen: Vec<usize> = kept.iter().flat_map(|&i| starts[i]..starts[i] + sets[i].len()).collect();
+            texts = texts.pick(&chosen);
+            sets = kept.into_iter().map(|i| sets[i].clone()).collect();
+        }
+        Ok(SplitRows::ClusteringSets { texts, sets })
+    }
 }
 
 /// `most` of `n` rows, drawn by the fixed seed, in file order; all where there are no more.
@@ -175,96 +488,4 @@ fn slice(n: usize) -> (Vec<usize>, Vec<usize>) {
     let dev = sample(n, Some(most));
     let rest = (0..n).filter(|i| dev.binary_search(i).is_err()).collect();
     (dev, rest)
-}
-
-fn load_labelled<L: Clone>(
-    spec: &TaskSpec,
-    eval: Eval<'_>,
-    limit: Option<usize>,
-    read: impl Fn(&Table) -> Result<Labelled<L>, DataError>,
-) -> Result<(Labelled<L>, Labelled<L>), TaskError> {
-    let load = |split: &str| -> Result<Labelled<L>, TaskError> {
-        read(&table(spec, split)?).map_err(|source| TaskError::Data { task: spec.name.clone(), source })
-    };
-    let Some(train_split) = &spec.splits.0 else {
-        return Err(other(spec, "a classifier needs a training split (splits.train)".into()));
-    };
-    let train = load(train_split)?;
-    let (train, eval) = match eval {
-        Eval::Split(split) => (train, load(split)?),
-        Eval::SliceOf(_) => {
-            let (dev, rest) = slice(train.0.len());
-            (pick(&train, &rest), pick(&train, &dev))
-        }
-    };
-    let rows = sample(eval.0.len(), limit);
-    let eval = if rows.len() < eval.0.len() { pick(&eval, &rows) } else { eval };
-    Ok((train, eval))
-}
-
-fn load_sts(spec: &TaskSpec, eval: Eval<'_>, limit: Option<usize>) -> Result<TaskData, TaskError> {
-    let wrap = |source| TaskError::Data { task: spec.name.clone(), source };
-    let (Eval::Split(split) | Eval::SliceOf(split)) = eval;
-    let rows = table(spec, split)?;
-    let first = rows.texts(spec.column("sentence1")).map_err(wrap)?;
-    let second = rows.texts(spec.column("sentence2")).map_err(wrap)?;
-    let gold = rows.numbers(spec.column("score")).map_err(wrap)?;
-    let mut chosen = match eval {
-        Eval::Split(_) => (0..gold.len()).collect(),
-        Eval::SliceOf(_) => slice(gold.len()).0,
-    };
-    if let Some(limit) = limit {
-        let kept = sample(chosen.len(), Some(limit));
-        chosen = kept.into_iter().map(|i| chosen[i]).collect();
-    }
-    Ok(TaskData::Sts {
-        first: chosen.iter().map(|&i| first[i].clone()).collect(),
-        second: chosen.iter().map(|&i| second[i].clone()).collect(),
-        gold: chosen.iter().map(|&i| gold[i]).collect(),
-    })
-}
-
-fn load_clustering(spec: &TaskSpec, eval: Eval<'_>, limit: Option<usize>) -> Result<TaskData, TaskError> {
-    let wrap = |source| TaskError::Data { task: spec.name.clone(), source };
-    let (Eval::Split(split) | Eval::SliceOf(split)) = eval;
-    let rows = table(spec, split)?;
-    let (texts, labels) = (spec.column("sentences"), spec.column("labels"));
-    if rows.holds_lists(texts).map_err(wrap)? {
-        let texts = rows.text_lists(texts).map_err(wrap)?;
-        let labels = rows.label_lists(labels).map_err(wrap)?;
-        let mut sets = Vec::with_capacity(texts.len());
-        for (i, (texts, labels)) in texts.into_iter().zip(labels).enumerate() {
-            if texts.len() != labels.len() || texts.is_empty() {
-                let message = format!("row {}: {} sentences and {} labels", i + 1, texts.len(), labels.len());
-                return Err(other(spec, message));
-            }
-            sets.push((texts, labels.into_iter().map(to_label).collect()));
-        }
-        // A limit takes whole sets, in a seeded order, until it is reached.
-        if let Some(limit) = limit {
-            let mut kept = Vec::new();
-            let mut count = 0;
-            for i in Generator::new(SLICE_SEED).permutation(sets.len()) {
-                if count < limit {
-                    count += sets[i].0.len();
-                    kept.push(i);
-                }
-            }
-            kept.sort_unstable();
-            sets = kept.into_iter().map(|i| sets[i].clone()).collect();
-        }
-        return Ok(TaskData::ClusteringSets(sets));
-    }
-    let texts = rows.texts(texts).map_err(wrap)?;
-    let labels: Vec<Label> = rows.labels(labels).map_err(wrap)?.into_iter().map(to_label).collect();
-    let (texts, labels) = match eval {
-        Eval::Split(_) => (texts, labels),
-        Eval::SliceOf(_) => pick(&(texts, labels), &slice(rows.rows()).0),
-    };
-    let most = match spec.settings.max_fraction {
-        Some(fraction) => ((texts.len() as f64 * fraction) as usize).max(1),
-        None => spec.settings.max_documents,
-    };
-    let max_documents = most.min(limit.unwrap_or(usize::MAX)).min(texts.len());
-    Ok(TaskData::Clustering { texts, labels, max_documents })
 }

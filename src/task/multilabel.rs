@@ -6,10 +6,12 @@ use rayon::prelude::*;
 
 use super::label::Label;
 use super::protocol::{ProtocolError, Scored, averaged, check_finite, check_lengths, distinct};
+use super::spec::Estimator;
 use crate::data::matrix::Matrix;
 use crate::data::random::Generator;
 use crate::data::stratify::iterative_stratification;
 use crate::estimator::k_nearest;
+use crate::estimator::linfa;
 use crate::metric::multilabel::multilabel_scores;
 use crate::metric::outcomes::Outcomes;
 
@@ -18,8 +20,7 @@ const MAIN: &str = "accuracy";
 /// The training rows of every experiment: a row is taken while any of its labels has been taken fewer than
 /// `samples_per_label` times.
 ///
-/// One generator runs through all experiments, so a task with several evaluated splits draws `experiments` times their
-/// number at once and gives each split its share, in order.
+/// One generator runs through all experiments, and through all evaluated splits of a task.
 ///
 /// # Errors
 /// No rows, no labels at all, or a setting of 0.
@@ -27,7 +28,7 @@ pub fn training_rows(
     labels: &[Vec<Label>],
     samples_per_label: usize,
     experiments: usize,
-    seed: u32,
+    random: &mut Generator,
 ) -> Result<Vec<Vec<usize>>, ProtocolError> {
     for (name, value) in [("samples_per_label", samples_per_label), ("n_experiments", experiments)] {
         if value == 0 {
@@ -40,7 +41,6 @@ pub fn training_rows(
     if labels.iter().all(Vec::is_empty) {
         return Err(ProtocolError::NoLabels { what: "the training split" });
     }
-    let mut random = Generator::new(seed);
     let drawn = (0..experiments).map(|_| {
         let mut order: Vec<usize> = (0..labels.len()).collect();
         random.shuffle(&mut order);
@@ -97,7 +97,7 @@ pub struct Predictions {
     pub experiments: Vec<Vec<u8>>,
 }
 
-/// Lets the `k` nearest of every experiment's rows of `train` `[rows, dim]` vote on the labels of `eval` `[eval rows, dim]`,
+/// Lets the `k` nearest (as the estimator finds them) of every experiment's rows of `train` `[rows, dim]` vote on the labels of `eval` `[eval rows, dim]`,
 /// experiments in parallel.
 ///
 /// # Errors
@@ -109,7 +109,7 @@ pub fn predict(
     experiments: &[Vec<usize>],
     eval: &Matrix,
     eval_labels: &[Vec<Label>],
-    k: usize,
+    (k, estimator): (usize, Estimator),
 ) -> Result<Predictions, ProtocolError> {
     check_lengths("the training split", "training rows and their labels", train.rows(), train_labels.len())?;
     check_lengths("the evaluated split", "evaluated rows and their labels", eval.rows(), eval_labels.len())?;
@@ -135,7 +135,8 @@ pub fn predict(
         }
         let width = classes.len();
         let labels: Vec<u8> = rows.iter().flat_map(|&row| &known[row * width..(row + 1) * width]).copied().collect();
-        k_nearest::vote(&train.select(rows), &labels, width, eval, k)
+        let vote = if estimator == Estimator::Own { k_nearest::vote } else { linfa::k_nearest_vote };
+        vote(&train.select(rows), &labels, width, eval, k)
             .map_err(|source| ProtocolError::Estimator { what: format!("experiment {number}"), source })
     };
     let experiments: Result<Vec<_>, _> = experiments.par_iter().enumerate().map(one_experiment).collect();
@@ -154,9 +155,9 @@ pub fn score(
     experiments: &[Vec<usize>],
     eval: &Matrix,
     eval_labels: &[Vec<Label>],
-    k: usize,
+    voting: (usize, Estimator),
 ) -> Result<Scored, ProtocolError> {
-    let predictions = predict(train, train_labels, experiments, eval, eval_labels, k)?;
+    let predictions = predict(train, train_labels, experiments, eval, eval_labels, voting)?;
     let width = predictions.classes.len();
     let mut right = vec![0.0; eval.rows()];
     let mut listed = Vec::with_capacity(experiments.len());
@@ -177,7 +178,7 @@ pub fn score(
         *right /= experiments.len() as f64;
     }
     let (main_score, scores) = averaged(&listed, MAIN);
-    Ok(Scored { main_score, metric: MAIN, scores, outcomes: Outcomes::PerExample(right) })
+    Ok(Scored { main_score, metric: MAIN.into(), scores, outcomes: Outcomes::PerExample(right) })
 }
 
 #[cfg(test)]
@@ -193,17 +194,17 @@ mod tests {
         let train = Matrix::new(3, 1, vec![0.0, 1.0, 5.0]).unwrap();
         let eval = Matrix::new(2, 1, vec![0.1, 4.9]).unwrap();
         let (known, truth) = (labels(&[&[1, 9], &[1], &[2, 2]]), labels(&[&[1], &[2]]));
-        let scored = score(&train, &known, &[vec![0, 1, 2]], &eval, &truth, 1).unwrap();
+        let scored = score(&train, &known, &[vec![0, 1, 2]], &eval, &truth, (1, Estimator::Own)).unwrap();
         assert_eq!(scored.main_score, 1.0);
     }
 
     #[test]
     fn what_cannot_be_scored_is_named() {
         let empty = labels(&[&[], &[]]);
-        assert!(matches!(training_rows(&empty, 8, 10, 42), Err(ProtocolError::NoLabels { .. })));
+        assert!(matches!(training_rows(&empty, 8, 10, &mut Generator::new(42)), Err(ProtocolError::NoLabels { .. })));
         let two = Matrix::new(2, 1, vec![0.0, 1.0]).unwrap();
         let known = labels(&[&[0], &[1]]);
-        let run = |truth: &[Vec<Label>], k| score(&two, &known, &[vec![0, 1]], &two, truth, k);
+        let run = |truth: &[Vec<Label>], k| score(&two, &known, &[vec![0, 1]], &two, truth, (k, Estimator::Own));
         assert!(matches!(run(&empty, 1), Err(ProtocolError::NoLabels { .. })));
         assert!(matches!(run(&known, 5), Err(ProtocolError::Estimator { .. })));
         assert!(matches!(run(&known, 0), Err(ProtocolError::ZeroSetting { name: "k" })));

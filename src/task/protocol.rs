@@ -69,7 +69,7 @@ pub struct Scored {
     /// The main score, a fraction.
     pub main_score: f64,
     /// Which of the scores that is.
-    pub metric: &'static str,
+    pub metric: String,
     /// Everything that mteb writes for the split, under its keys; an undefined score is null.
     pub scores: Map<String, Value>,
     /// What the main score is the mean (or correlation) of.
@@ -159,6 +159,18 @@ pub enum ProtocolError {
         /// Upper end.
         max: f64,
     },
+    /// A score that the type does not have.
+    #[error("`{metric}` is not among the scores of this task type: change the task's `metric`")]
+    UnknownMetric {
+        /// What was asked for.
+        metric: String,
+    },
+    /// Documents without any text.
+    #[error("all {documents} documents are empty texts: check the corpus' text column")]
+    EmptyTexts {
+        /// How many there are.
+        documents: usize,
+    },
     /// A setting that must be positive is zero.
     #[error("{name} is 0: set it to at least 1")]
     ZeroSetting {
@@ -229,6 +241,21 @@ pub(super) fn mean(values: &[f64]) -> f64 {
 pub(super) fn std_dev(values: &[f64]) -> f64 {
     let mean = mean(values);
     (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+}
+
+/// `scored` with another of its scores as the main one; its outcomes are that score's values by experiment, where the
+/// experiments have it.
+pub(super) fn ranked_by(mut scored: Scored, metric: &str) -> Result<Scored, ProtocolError> {
+    if scored.metric == metric {
+        return Ok(scored);
+    }
+    let unknown = || ProtocolError::UnknownMetric { metric: metric.into() };
+    let main_score = scored.scores.get(metric).and_then(Value::as_f64).ok_or_else(unknown)?;
+    let experiments = scored.scores.get("scores_per_experiment").and_then(Value::as_array).ok_or_else(unknown)?;
+    let values: Vec<f64> = experiments.iter().filter_map(|e| e.get(metric)?.as_f64()).collect();
+    scored.outcomes = Outcomes::PerExperiment(values);
+    scored.scores.insert("main_score".to_owned(), number(main_score));
+    Ok(Scored { main_score, metric: metric.into(), ..scored })
 }
 
 /// One entry an experiment, each the named scores; then the mean of every score over the experiments that have it, and the

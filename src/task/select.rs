@@ -1,56 +1,119 @@
-//! SELECTOR → tasks: a task file, a folder of them, a name, a glob, `type=…` or `lang=…`.
+//! SELECTOR → tasks: a task file, a folder of them, a benchmark, a name, a glob, `type=…` or `lang=…`.
 
 use std::path::{Path, PathBuf};
 
+use super::benchmark::{Benchmark, built_in_benchmarks, built_in_tasks, is_benchmark, is_built_in};
 use super::spec::{TaskError, TaskSpec, TaskType};
 use crate::data::suggest::nearest;
 
-/// Resolves selectors against the task folders given; each task once, in the order found.
+/// Tasks that were selected.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Selection {
+    /// Each task once, in the order found.
+    pub tasks: Vec<TaskSpec>,
+    /// The benchmark, where one and nothing else was selected.
+    pub benchmark: Option<Benchmark>,
+}
+
+/// Resolves selectors against the task folders given and what is built in.
 ///
 /// # Errors
 /// Where a file is wrong, or a selector selects nothing (near names are suggested).
-pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Vec<TaskSpec>, TaskError> {
-    let mut library: Option<Vec<TaskSpec>> = None;
-    let mut out: Vec<TaskSpec> = Vec::new();
+pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Selection, TaskError> {
+    let mut library: Option<Library> = None;
+    let mut out = Selection::default();
     for selector in selectors {
         let path = Path::new(selector);
         let found = if path.is_dir() {
-            folder(path)?
+            folder(path)?.0
         } else if path.is_file() {
-            vec![TaskSpec::load(path)?]
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            if is_benchmark(&text) {
+                let library = Library::known(&mut library, folders)?;
+                let benchmark = Benchmark::parse(path, &text)?;
+                let tasks = library.tasks_of(&benchmark)?;
+                out.benchmark = (selectors.len() == 1).then_some(benchmark);
+                tasks
+            } else {
+                vec![TaskSpec::load(path)?]
+            }
         } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
             return Err(unknown(selector, "no such task file".into()));
         } else {
-            if library.is_none() {
-                library = Some(read_library(folders)?);
+            let library = Library::known(&mut library, folders)?;
+            match library.benchmarks.iter().find(|b| b.name == *selector) {
+                Some(benchmark) => {
+                    out.benchmark = (selectors.len() == 1).then(|| benchmark.clone());
+                    library.tasks_of(benchmark)?
+                }
+                None => named(selector, library)?,
             }
-            named(selector, library.as_deref().unwrap_or_default())?
         };
         for task in found {
-            match out.iter().find(|t| t.name == task.name) {
-                Some(other) if !same_file(&other.path, &task.path) => {
+            match out.tasks.iter().find(|t| t.name == task.name) {
+                Some(other) if !same_task(other, &task) => {
                     let message = format!("is defined by {} and by {}", other.path.display(), task.path.display());
                     return Err(TaskError::Other { task: task.name, message });
                 }
                 Some(_) => {}
-                None => out.push(task),
+                None => out.tasks.push(task),
             }
         }
     }
     Ok(out)
 }
 
-/// The tasks of all folders; a folder that is named twice (`tasks`, `configs/../tasks`) counts once.
-fn read_library(folders: &[PathBuf]) -> Result<Vec<TaskSpec>, TaskError> {
-    let mut seen: Vec<&PathBuf> = Vec::new();
-    let mut all = Vec::new();
-    for place in folders.iter().filter(|place| place.is_dir()) {
-        if !seen.iter().any(|other| same_file(other, place)) {
-            all.extend(folder(place)?);
-            seen.push(place);
+/// What selectors choose from.
+struct Library {
+    tasks: Vec<TaskSpec>,
+    benchmarks: Vec<Benchmark>,
+}
+
+impl Library {
+    fn known<'a>(library: &'a mut Option<Self>, folders: &[PathBuf]) -> Result<&'a Self, TaskError> {
+        if library.is_none() {
+            *library = Some(Self::read(folders)?);
         }
+        library.as_ref().ok_or_else(|| unknown("tasks", "cannot be listed".into()))
     }
-    Ok(all)
+
+    /// The tasks of all folders, and those built in that no folder has; a folder that is named twice (`tasks`,
+    /// `configs/../tasks`) counts once.
+    fn read(folders: &[PathBuf]) -> Result<Self, TaskError> {
+        let mut seen: Vec<&PathBuf> = Vec::new();
+        let (mut tasks, mut benchmarks) = (Vec::new(), Vec::new());
+        for place in folders.iter().filter(|place| place.is_dir()) {
+            if !seen.iter().any(|other| same_file(other, place)) {
+                let (more, lists) = folder(place)?;
+                tasks.extend(more);
+                benchmarks.extend(lists);
+                seen.push(place);
+            }
+        }
+        let missing = |task: &TaskSpec| !tasks.iter().any(|known: &TaskSpec| known.name == task.name);
+        let more: Vec<TaskSpec> = built_in_tasks()?.into_iter().filter(missing).collect();
+        tasks.extend(more);
+        for benchmark in built_in_benchmarks()? {
+            if !benchmarks.iter().any(|known: &Benchmark| known.name == benchmark.name) {
+                benchmarks.push(benchmark);
+            }
+        }
+        Ok(Self { tasks, benchmarks })
+    }
+
+    fn tasks_of(&self, benchmark: &Benchmark) -> Result<Vec<TaskSpec>, TaskError> {
+        let of_name =
+            |name: &String| {
+                self.tasks.iter().find(|task| task.name == *name).cloned().ok_or_else(|| {
+                    unknown(&benchmark.name, format!("lists the task {name}, which no task file defines"))
+                })
+            };
+        benchmark.tasks.iter().map(of_name).collect()
+    }
+}
+
+fn same_task(a: &TaskSpec, b: &TaskSpec) -> bool {
+    same_file(&a.path, &b.path) || (a.fingerprint == b.fingerprint && (is_built_in(&a.path) || is_built_in(&b.path)))
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -61,7 +124,8 @@ fn unknown(selector: &str, message: String) -> TaskError {
     TaskError::Other { task: selector.into(), message }
 }
 
-fn named(selector: &str, library: &[TaskSpec]) -> Result<Vec<TaskSpec>, TaskError> {
+fn named(selector: &str, all: &Library) -> Result<Vec<TaskSpec>, TaskError> {
+    let library = &all.tasks;
     let chosen: Vec<TaskSpec> = library
         .iter()
         .filter(|task| match selector.split_once('=') {
@@ -78,18 +142,16 @@ fn named(selector: &str, library: &[TaskSpec]) -> Result<Vec<TaskSpec>, TaskErro
                 let languages = library.iter().flat_map(|task| &task.languages);
                 (lang, languages.flat_map(|l| [l.as_str(), l.split('-').next().unwrap_or_default()]).collect())
             }
-            _ => (selector, library.iter().map(|task| task.name.as_str()).collect()),
+            _ => {
+                let tasks = library.iter().map(|task| task.name.as_str());
+                (selector, tasks.chain(all.benchmarks.iter().map(|b| b.name.as_str())).collect())
+            }
         };
-        let message = if library.is_empty() {
-            "no task of this name: there is no tasks/ folder here; give a task file or a folder of them".to_string()
-        } else {
-            let hint = match nearest_all(wanted, &names).as_slice() {
-                [] => "; ".to_string(),
-                near => format!("; did you mean {}? ", near.join(", ")),
-            };
-            format!("selects no task{hint}`embeval tasks list` lists those there are")
+        let hint = match nearest_all(wanted, &names).as_slice() {
+            [] => "; ".to_string(),
+            near => format!("; did you mean {}? ", near.join(", ")),
         };
-        return Err(unknown(selector, message));
+        return Err(unknown(selector, format!("selects no task{hint}`embeval tasks list` lists those there are")));
     }
     Ok(chosen)
 }
@@ -128,8 +190,8 @@ fn glob(pattern: &str, text: &str) -> bool {
     true
 }
 
-/// The tasks of a folder and of the folders in it, by file name.
-fn folder(place: &Path) -> Result<Vec<TaskSpec>, TaskError> {
+/// The tasks and the benchmarks of a folder and of the folders in it, by file name.
+fn folder(place: &Path) -> Result<(Vec<TaskSpec>, Vec<Benchmark>), TaskError> {
     let mut files = Vec::new();
     collect(place, 0, &mut files)
         .map_err(|e| unknown(&place.display().to_string(), format!("cannot be listed: {e}")))?;
@@ -137,7 +199,14 @@ fn folder(place: &Path) -> Result<Vec<TaskSpec>, TaskError> {
     if files.is_empty() {
         return Err(unknown(&place.display().to_string(), "the folder holds no task files (*.yaml)".into()));
     }
-    files.iter().map(|path| TaskSpec::load(path)).collect()
+    let (mut tasks, mut benchmarks) = (Vec::new(), Vec::new());
+    for path in &files {
+        match std::fs::read_to_string(path) {
+            Ok(text) if is_benchmark(&text) => benchmarks.push(Benchmark::parse(path, &text)?),
+            _ => tasks.push(TaskSpec::load(path)?),
+        }
+    }
+    Ok((tasks, benchmarks))
 }
 
 fn collect(place: &Path, depth: usize, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -180,8 +249,9 @@ mod tests {
 
     fn names(selectors: &[&str], folders: &[PathBuf]) -> Result<Vec<String>, String> {
         let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
-        let tasks = select(&selectors, folders).map_err(|e| e.to_string())?;
-        Ok(tasks.into_iter().map(|task| task.name).collect())
+        let chosen = select(&selectors, folders).map_err(|e| e.to_string())?;
+        // Of the tasks built in only the folder's are asked about here.
+        Ok(chosen.tasks.into_iter().filter(|task| !is_built_in(&task.path)).map(|task| task.name).collect())
     }
 
     #[test]
@@ -220,6 +290,23 @@ mod tests {
             let error = names(&[selector], &folders).unwrap_err();
             assert!(error.contains(expected), "{selector}: {error}");
         }
-        assert!(names(&["StsbRuSTS"], &[]).unwrap_err().contains("there is no tasks/ folder here"));
+        assert!(names(&["StsbRuSTS"], &[]).unwrap_err().contains("selects no task"));
+    }
+
+    #[test]
+    fn a_benchmark_selects_its_tasks_and_gives_the_mean_its_name() {
+        let chosen = select(&["rumteb".into()], &[]).unwrap();
+        assert_eq!((chosen.tasks.len(), chosen.benchmark.unwrap().title.as_str()), (23, "MTEB(rus, v1.1)"));
+        let more = select(&["rumteb-14".into(), "TERRa".into()], &[]).unwrap();
+        assert_eq!((more.tasks.len(), more.benchmark), (15, None));
+        let folder = library();
+        let list = folder.path().join("tasks/own.yaml");
+        std::fs::write(&list, "benchmark: own\ntasks: [StsbEnSTS, TERRa]\n").unwrap();
+        let folders = [folder.path().join("tasks")];
+        assert_eq!(names(&["own"], &folders).unwrap(), ["StsbEnSTS"]);
+        assert_eq!(select(&[list.display().to_string()], &folders).unwrap().benchmark.unwrap().title, "own");
+        std::fs::write(&list, "benchmark: own\ntasks: [Nothing]\n").unwrap();
+        assert!(names(&["own"], &folders).unwrap_err().contains("lists the task Nothing"));
+        assert!(names(&["rumtab"], &folders).unwrap_err().contains("did you mean `rumteb`"));
     }
 }

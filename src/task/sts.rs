@@ -7,8 +7,6 @@ use crate::data::matrix::Matrix;
 use crate::metric::correlation::{pearson, spearman};
 use crate::metric::outcomes::Outcomes;
 
-const MAIN: &str = "cosine_spearman";
-
 /// The similarities and (negated) distances of the pairs, `[rows]` each, rounded to `f32`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairScores {
@@ -20,6 +18,8 @@ pub struct PairScores {
     pub euclidean: Vec<f32>,
     /// The model's own similarity.
     pub similarity: Vec<f32>,
+    /// Σ u·v.
+    pub dot: Vec<f32>,
 }
 
 /// The scores of row i of `first` with row i of `second`, both `[rows, dim]`, summed in `f64`.
@@ -40,6 +40,7 @@ pub fn pair_scores(first: &Matrix, second: &Matrix, similarity: Similarity) -> R
         manhattan: Vec::with_capacity(rows),
         euclidean: Vec::with_capacity(rows),
         similarity: Vec::with_capacity(rows),
+        dot: Vec::with_capacity(rows),
     };
     for row in 0..rows {
         let pairs = || first.row(row).iter().zip(second.row(row)).map(|(&u, &v)| (f64::from(u), f64::from(v)));
@@ -58,6 +59,7 @@ pub fn pair_scores(first: &Matrix, second: &Matrix, similarity: Similarity) -> R
         scores.cosine.push((1.0 - 0.5 * chord) as f32);
         scores.manhattan.push(-manhattan as f32);
         scores.euclidean.push(-f64::sqrt(squares) as f32);
+        scores.dot.push(uv as f32);
         scores.similarity.push(match similarity {
             Similarity::Cosine => (uv / (u_norm.max(1e-12) * v_norm.max(1e-12))) as f32,
             Similarity::Dot => uv as f32,
@@ -66,8 +68,8 @@ pub fn pair_scores(first: &Matrix, second: &Matrix, similarity: Similarity) -> R
     Ok(scores)
 }
 
-/// Correlates the pairs' scores with `gold` `[rows]`, which runs from `min_score` to `max_score`. The main score is
-/// Spearman's correlation of the cosine score.
+/// Correlates the pairs' scores with `gold` `[rows]`, which runs from `min_score` to `max_score`. The main score is `metric`,
+/// one of the four Spearman correlations.
 ///
 /// # Errors
 /// Those of [`pair_scores`]; gold scores of another length or not finite; an empty range; gold or cosine scores that are all
@@ -78,6 +80,7 @@ pub fn score(
     gold: &[f64],
     (min_score, max_score): (f64, f64),
     similarity: Similarity,
+    metric: &str,
 ) -> Result<Scored, ProtocolError> {
     check_lengths("the split", "sentence pairs and gold scores", first.rows(), gold.len())?;
     let range = max_score - min_score;
@@ -96,24 +99,25 @@ pub fn score(
     let mut scores = Map::new();
     let mut main_score = None;
     let lists = [
-        ("pearson", "spearman", &pairs.similarity),
-        ("cosine_pearson", MAIN, &pairs.cosine),
-        ("manhattan_pearson", "manhattan_spearman", &pairs.manhattan),
-        ("euclidean_pearson", "euclidean_spearman", &pairs.euclidean),
+        ("pearson", "spearman", pairs.similarity),
+        ("cosine_pearson", "cosine_spearman", pairs.cosine),
+        ("manhattan_pearson", "manhattan_spearman", pairs.manhattan),
+        ("euclidean_pearson", "euclidean_spearman", pairs.euclidean),
     ];
+    let mut outcomes = Outcomes::Pairs(Vec::new());
     for (pearson_key, spearman_key, values) in lists {
-        let values: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
-        let rho = spearman(&values, &gold);
-        if spearman_key == MAIN {
-            main_score = rho;
-        }
-        scores.insert(pearson_key.to_owned(), number(pearson(&values, &gold).unwrap_or(f64::NAN)));
+        let wide: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
+        let rho = spearman(&wide, &gold);
+        scores.insert(pearson_key.to_owned(), number(pearson(&wide, &gold).unwrap_or(f64::NAN)));
         scores.insert(spearman_key.to_owned(), number(rho.unwrap_or(f64::NAN)));
+        if spearman_key == metric {
+            main_score = Some(rho.ok_or(ProtocolError::ConstantScores)?);
+            outcomes = Outcomes::Pairs(values.into_iter().zip(gold.iter().copied()).collect());
+        }
     }
-    let main_score = main_score.ok_or(ProtocolError::ConstantScores)?;
+    let main_score = main_score.ok_or_else(|| ProtocolError::UnknownMetric { metric: metric.into() })?;
     scores.insert("main_score".to_owned(), number(main_score));
-    let outcomes = Outcomes::Pairs(pairs.cosine.into_iter().zip(gold).collect());
-    Ok(Scored { main_score, metric: MAIN, scores, outcomes })
+    Ok(Scored { main_score, metric: metric.into(), scores, outcomes })
 }
 
 #[cfg(test)]
@@ -137,7 +141,9 @@ mod tests {
     #[test]
     fn what_is_undefined_is_an_error() {
         let (first, second) = (column(&[1.0, 0.0, 0.0, 1.0]), column(&[1.0, 0.5, 0.5, 1.0]));
-        let score = |first: &Matrix, gold: &[f64]| score(first, &second, gold, (0.0, 5.0), Similarity::Cosine);
+        let score = |first: &Matrix, gold: &[f64]| {
+            score(first, &second, gold, (0.0, 5.0), Similarity::Cosine, "cosine_spearman")
+        };
         assert_eq!(score(&first, &[3.0, 3.0]), Err(ProtocolError::ConstantGold));
         assert_eq!(score(&first, &[3.0, f64::NAN]), Err(ProtocolError::NotFiniteScore { row: 1 }));
         assert_eq!(score(&second, &[1.0, 2.0]), Err(ProtocolError::ConstantScores));
