@@ -7,8 +7,15 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The binary at the root of the project, with a cache of its own.
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embeval"));
+    command.current_dir(root()).env("EMBEVAL_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
+    command
+}
+
 fn embeval(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_embeval")).args(args).current_dir(root()).output().unwrap()
+    command().args(args).output().unwrap()
 }
 
 fn text(path: &Path) -> String {
@@ -202,8 +209,8 @@ fn empty_and_huge_texts_are_encoded() {
 
 /// A sweep small enough for a test: the bundled data, a tiny model.
 fn tiny_sweep(run: &Path, report: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_embeval"));
-    command.current_dir(root()).args([
+    let mut command = command();
+    command.args([
         "-q",
         "sweep",
         "configs/sweep.yaml",

@@ -480,6 +480,41 @@ fn cases() {
     }
 }
 
+/// `embeval score --embeddings` from outside, on the embeddings as they lie in the case folders.
+#[test]
+fn through_the_binary() {
+    let mut types = std::collections::BTreeSet::new();
+    for entry in fs::read_dir(golden()).unwrap() {
+        let folder = entry.unwrap().path();
+        if !folder.join("case.json").is_file() {
+            continue;
+        }
+        let case = Case::read(folder);
+        let place = tempfile::tempdir().unwrap();
+        let task = case.write(place.path());
+        let embeddings = place.path().join("embeddings");
+        fs::create_dir(&embeddings).unwrap();
+        let inputs = embeddings.join(format!("{}.safetensors", case.name));
+        fs::copy(case.folder.join("inputs.safetensors"), inputs).unwrap();
+        let similarity = if case.similarity == Similarity::Dot { "dot" } else { "cosine" };
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_embeval"))
+            .args(["-q", "score", "--format", "json", "--similarity", similarity, "--seed", &case.seed().to_string()])
+            .arg("--embeddings")
+            .arg(&embeddings)
+            .arg("--tasks")
+            .arg(&task)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let expected: f64 = take(&case.expected["main_score_over_splits"]);
+        let main = json["tasks"][0]["main_score"].as_f64().unwrap();
+        assert!((main - expected).abs() < 1e-6, "{}: {main}, expected {expected}", case.name);
+        types.insert(case.kind);
+    }
+    assert!(types.len() >= 7, "{types:?}");
+}
+
 #[test]
 fn random_numbers() {
     let fixtures: Value = read(&golden().join("standalone/rng.json"));

@@ -114,6 +114,26 @@ fn a_batch_gives_what_single_texts_give() {
     assert!(largest_difference(&together, &alone) < 1e-6);
 }
 
+/// What the cache of embeddings stands on: the batch that an embedding was made in does not show in it.
+#[test]
+fn an_embedding_is_the_same_to_the_bit_in_any_batch() {
+    for name in ["bert", "roberta", "xlm_roberta"] {
+        let (files, json, _) = load(name);
+        let base = strings(&json["texts"]);
+        let texts: Vec<String> = (0..150).map(|i| base[i % base.len()].repeat(1 + i % 4) + &i.to_string()).collect();
+        let together = embed(&files, &texts, "");
+        let dim = files.embedding_size();
+        for (size, step) in [(1, 1), (7, 13), (40, 37)] {
+            for start in (0..texts.len()).step_by(step).take(12) {
+                let part = &texts[start..(start + size).min(texts.len())];
+                let alone = embed(&files, part, "");
+                let same = alone.iter().zip(&together[start * dim..]).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{name}: {size} texts from {start} on");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_saved_model_is_the_same_model() {
     let (files, json, _) = load("xlm_roberta");

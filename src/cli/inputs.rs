@@ -25,9 +25,13 @@ pub struct Source {
     pub commit: Option<String>,
 }
 
-/// Finds a model: a folder as it is, anything else is an id of the hub.
+/// Finds a model: a folder as it is, anything else is an id of the hub (`org/name`, or `org/name@revision`).
 pub fn source(model: &str, revision: Option<&str>, quiet: bool) -> anyhow::Result<Source> {
     let folder = PathBuf::from(model);
+    let (model, revision) = match model.split_once('@') {
+        Some((id, named)) if revision.is_none() && !folder.exists() => (id, Some(named)),
+        _ => (model, revision),
+    };
     if folder.exists() {
         if revision.is_some() {
             bail!(Misuse(format!("--revision is of a model of the hub, but {model} is a folder here")));

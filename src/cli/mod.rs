@@ -88,7 +88,7 @@ pub fn run() -> ExitCode {
         Command::Encode(args) => encode::run(&args, cli.quiet),
         Command::Merge(args) => merge::run(&args),
         Command::Report(args) => report::run(&args),
-        Command::Tasks(args) => tasks::run(&args),
+        Command::Tasks(args) => tasks::run(&args, cli.quiet),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

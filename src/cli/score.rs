@@ -6,6 +6,7 @@ use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::{Format, Misuse, inputs, observer, print, scoreboard};
+use crate::data::rows::hex;
 use crate::data::size;
 use crate::encode::identity;
 use crate::exec::encoder::{ModelEncoder, PromptRules};
@@ -121,7 +122,8 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
             name: name.unwrap_or_else(|| local_name(&source.folder)),
             revision: match (source.commit, &args.adapter) {
                 (Some(commit), None) => commit,
-                _ => identity::identity(&embedder)?.to_string()[..40].to_string(),
+                // As long as a commit.
+                _ => hex(&identity::content(&embedder)?).chars().take(40).collect(),
             },
         }),
         None => None,
@@ -279,7 +281,7 @@ impl Scoring<'_> {
         let revision = match &task.source {
             Source::Hub { revision: Some(revision), .. } => revision.clone(),
             Source::Hub { revision: None, .. } => "main".into(),
-            Source::Files(_) => format!("files-{}", &task.fingerprint[..12]),
+            Source::Files(_) => format!("files-{}", task.fingerprint.chars().take(12).collect::<String>()),
         };
         let mut more = Map::new();
         more.insert("task_type".into(), json!(task.kind.name()));

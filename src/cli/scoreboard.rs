@@ -107,7 +107,7 @@ impl Scoreboard {
         json!({
             "model": self.model, "tasks": tasks, "failed": failed, "set": self.set, "tasks_in_set": self.tasks.len(),
             "mean_task": mean_task, "mean_task_type": mean_task_type, "type_means": types, "limit": self.limit,
-            "protocol": protocol(self.protocol), "notes": self.notes,
+            "protocol": protocol(self.protocol), "notes": self.notes, "peak_mb": super::peak_mb(),
         })
     }
 
@@ -192,11 +192,13 @@ impl Scoreboard {
     }
 }
 
-fn tasks(n: usize) -> String {
+/// A number of tasks in words.
+pub fn tasks(n: usize) -> String {
     if n == 1 { "1 task".into() } else { format!("{n} tasks") }
 }
 
-fn types(n: usize) -> String {
+/// A number of types in words.
+pub fn types(n: usize) -> String {
     if n == 1 { "1 type".into() } else { format!("{n} types") }
 }
 

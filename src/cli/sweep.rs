@@ -7,6 +7,8 @@ use anyhow::{Context, bail};
 use super::observer::Bars;
 use super::{Misuse, inputs, print};
 use crate::config::Document;
+use crate::config::schema::Base;
+use crate::data::size;
 use crate::exec::Engine;
 use crate::plan::{Plan, PlanError};
 use crate::store::folder::RunFolder;
@@ -31,16 +33,36 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N (default: the config's).
     #[arg(long)]
     device: Option<String>,
+    /// Bytes that embeddings kept on the disk may take ($EMBEVAL_CACHE, else ~/.cache/embeval); 0 keeps none.
+    #[arg(long, value_name = "SIZE", default_value = "4GB", value_parser = size::parse)]
+    cache_size: u64,
 }
 
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let document = Document::load(&args.config, &args.sets)?;
-    let trials = document.trials()?;
+    let mut trials = document.trials()?;
     let axes: Vec<(String, Vec<String>)> = document
         .axes()?
         .into_iter()
         .map(|(key, values)| (key, values.iter().map(|v| v.value.show()).collect()))
         .collect();
+    let mut base_id = None;
+    if !args.dry_run {
+        let mut known: Vec<(String, PathBuf)> = Vec::new();
+        for trial in &mut trials {
+            let Base::Hub(id) = &trial.config.base else { continue };
+            let folder = match known.iter().find(|(name, _)| name == id) {
+                Some((_, folder)) => folder.clone(),
+                None => {
+                    let folder = inputs::source(id, None, quiet)?.folder;
+                    known.push((id.clone(), folder.clone()));
+                    folder
+                }
+            };
+            base_id.get_or_insert_with(|| id.clone());
+            trial.config.base = Base::Folder(folder);
+        }
+    }
     let Some(config) = trials.first().map(|t| t.config.clone()) else {
         bail!(Misuse(format!("{}: spans no trials", args.config.display())));
     };
@@ -70,7 +92,10 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     write("config.yaml", document.text().as_bytes())?;
     write("plan.json", serde_json::to_string_pretty(&plan.steps)?.as_bytes())?;
     let observer = Bars::new(quiet);
-    let engine = Engine::new(&plan, folder, device, &observer);
+    let mut engine = Engine::new(&plan, folder, device, &observer);
+    engine.base_id = base_id;
+    engine.datasets = Box::new(inputs::datasets(quiet));
+    engine.cache = inputs::cache(args.cache_size);
     engine.run()?;
     let record = engine.collect()?;
     crate::report::write(&record, &report)?;

@@ -337,6 +337,10 @@ fn read_score(r: &Reader<'_>, folder: &Path) -> Score {
         limit: s.whole("limit", 20.., "from 20"),
         limits: read_limits(&s),
         seeds: s.whole("seeds", 1..=100, "from 1 to 100").unwrap_or(3),
+        protocol: s
+            .choice("protocol", &[("sklearn-1.9", "sklearn-1.9"), ("sklearn-1.8", "sklearn-1.8")])
+            .unwrap_or("sklearn-1.9")
+            .into(),
     };
     s.finish();
     score

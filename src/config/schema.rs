@@ -215,7 +215,7 @@ pub enum SlerpMode {
 /// Tasks and how they are scored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
-    /// Selectors: task files, folders, names, globs, `type=…`, `lang=…`.
+    /// Selectors: benchmarks, task files, folders, names, globs, `type=…`, `lang=…`.
     pub tasks: Vec<String>,
     /// Score every checkpoint, or the last of each trial alone.
     pub all_checkpoints: bool,
@@ -225,6 +225,8 @@ pub struct Score {
     pub limits: std::collections::BTreeMap<String, usize>,
     /// Protocol seeds on test, 42 the first (default 3).
     pub seeds: usize,
+    /// Whose draws: `sklearn-1.9` (default) or `sklearn-1.8`.
+    pub protocol: String,
 }
 
 impl Score {

@@ -20,7 +20,8 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads the ids of all files (jsonl is streamed; csv, tsv and parquet are read a file at a time).
+    /// Reads the ids of all files (jsonl is streamed; of parquet the packed file is held and some rows are decoded at a time; csv, tsv
+    /// and json are held a file at a time).
     ///
     /// # Errors
     /// Where a file cannot be read, a row has no id, or an id is there twice (both places are named).
@@ -85,10 +86,14 @@ impl Corpus {
                 }
             } else {
                 let table = Table::read(file)?;
-                let texts = table.texts("text")?;
-                let titles = if table.has("title") { table.optional_texts("title")? } else { Vec::new() };
-                for (row, text) in texts.iter().enumerate() {
-                    block.push(document(titles.get(row).map_or("", String::as_str), text))?;
+                let titled = table.has("title");
+                for start in (0..table.rows()).step_by(size.max(1)) {
+                    let rows = start..(start + size).min(table.rows());
+                    let texts = table.texts_at("text", rows.clone())?;
+                    let titles = if titled { table.optional_texts_at("title", rows)? } else { Vec::new() };
+                    for (row, text) in texts.iter().enumerate() {
+                        block.push(document(titles.get(row).map_or("", String::as_str), text))?;
+                    }
                 }
             }
         }

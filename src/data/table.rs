@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -80,9 +81,9 @@ impl Table {
             _ => (name, None),
         };
         let extension = stem.rsplit_once('.').map_or("", |(_, e)| e);
-        if !["csv", "tsv", "jsonl", "ndjson", "parquet"].contains(&extension) {
+        if !["csv", "tsv", "jsonl", "ndjson", "json", "parquet"].contains(&extension) {
             let message =
-                "cannot tell what kind of file this is: csv, tsv, jsonl and parquet are read, plain, .gz or .zst";
+                "cannot tell what kind of file this is: csv, tsv, jsonl, json and parquet are read, plain, .gz or .zst";
             return Err(DataError::content(path, message));
         }
         let raw = std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
@@ -99,6 +100,10 @@ impl Table {
             "parquet" => {
                 let (names, rows) = parquet_shape(path, &bytes)?;
                 (Content::Parquet { bytes, names }, rows.min(most))
+            }
+            "json" => {
+                let (columns, rows) = text_tables::json(path, utf8(path, &bytes)?, most)?;
+                (Content::Values(columns), rows)
             }
             _ => {
                 let (columns, rows) = text_tables::json_lines(path, utf8(path, &bytes)?, most)?;
@@ -135,14 +140,15 @@ impl Table {
         matches!(self.content, Content::Fields(_))
     }
 
-    /// The values of a column as they were written; it may end early.
-    fn written(&self, column: &str) -> Result<Cow<'_, [Cell]>, DataError> {
+    /// Some values of a column as they were written; they may end early.
+    fn written(&self, column: &str, rows: &Range<usize>) -> Result<Cow<'_, [Cell]>, DataError> {
         let found = match &self.content {
             Content::Fields(columns) | Content::Values(columns) => {
-                columns.iter().find(|(name, _)| name == column).map(|(_, cells)| Cow::Borrowed(cells.as_slice()))
+                let cells = columns.iter().find(|(name, _)| name == column).map(|(_, cells)| cells.as_slice());
+                cells.map(|cells| Cow::Borrowed(&cells[rows.start.min(cells.len())..rows.end.min(cells.len())]))
             }
             Content::Parquet { bytes, names } if names.iter().any(|name| name == column) => {
-                Some(Cow::Owned(parquet_column(&self.path, bytes, column, self.rows)?))
+                Some(Cow::Owned(parquet_column(&self.path, bytes, column, rows)?))
             }
             Content::Parquet { .. } => None,
         };
@@ -159,11 +165,23 @@ impl Table {
 
     /// A column's values, each turned by `f`, which hands back what it cannot take.
     fn typed<T>(&self, column: &str, what: &str, f: impl Fn(Cell) -> Result<T, Cell>) -> Result<Vec<T>, DataError> {
-        let written = self.written(column)?;
-        (0..self.rows)
+        self.typed_at(column, 0..self.rows, what, f)
+    }
+
+    fn typed_at<T>(
+        &self,
+        column: &str,
+        rows: Range<usize>,
+        what: &str,
+        f: impl Fn(Cell) -> Result<T, Cell>,
+    ) -> Result<Vec<T>, DataError> {
+        let rows = rows.start.min(self.rows)..rows.end.min(self.rows);
+        let written = self.written(column, &rows)?;
+        (0..rows.len())
             .map(|row| {
                 f(written.get(row).cloned().unwrap_or(Cell::Null)).map_err(|cell| {
-                    let message = format!("row {}: `{column}` is {}, expected {what}", row + 1, cell.kind());
+                    let row = rows.start + row + 1;
+                    let message = format!("row {row}: `{column}` is {}, expected {what}", cell.kind());
                     DataError::content(&self.path, message)
                 })
             })
@@ -185,8 +203,16 @@ impl Table {
     /// # Errors
     /// Where the column is missing or a value is no text (the row is named).
     pub fn texts(&self, column: &str) -> Result<Vec<String>, DataError> {
+        self.texts_at(column, 0..self.rows)
+    }
+
+    /// Some rows of [`Self::texts`]; of a parquet file no more is decoded.
+    ///
+    /// # Errors
+    /// As [`Self::texts`].
+    pub fn texts_at(&self, column: &str, rows: Range<usize>) -> Result<Vec<String>, DataError> {
         let textual = self.textual();
-        self.typed(column, "text", |cell| match cell {
+        self.typed_at(column, rows, "text", |cell| match cell {
             Cell::Text(text) => Ok(text),
             Cell::Int(i) => Ok(i.to_string()),
             Cell::Float(f) => Ok(f.to_string()),
@@ -200,7 +226,15 @@ impl Table {
     /// # Errors
     /// As [`Self::texts`].
     pub fn optional_texts(&self, column: &str) -> Result<Vec<String>, DataError> {
-        self.typed(column, "text", |cell| match cell {
+        self.optional_texts_at(column, 0..self.rows)
+    }
+
+    /// Some rows of [`Self::optional_texts`]; of a parquet file no more is decoded.
+    ///
+    /// # Errors
+    /// As [`Self::texts`].
+    pub fn optional_texts_at(&self, column: &str, rows: Range<usize>) -> Result<Vec<String>, DataError> {
+        self.typed_at(column, rows, "text", |cell| match cell {
             Cell::Text(text) => Ok(text),
             Cell::Int(i) => Ok(i.to_string()),
             Cell::Float(f) => Ok(f.to_string()),
@@ -331,12 +365,13 @@ fn parquet_shape(path: &Path, bytes: &[u8]) -> Result<(Vec<String>, usize), Data
     })
 }
 
-fn parquet_column(path: &Path, bytes: &[u8], column: &str, rows: usize) -> Result<Vec<Cell>, DataError> {
+fn parquet_column(path: &Path, bytes: &[u8], column: &str, rows: &Range<usize>) -> Result<Vec<Cell>, DataError> {
     let what =
         format!("column `{column}` is damaged or of a type that is not read (store it as text, int64, float or lists)");
     let cells: Option<Vec<Cell>> = guarded(path, &what, || {
         let reader = ParquetReader::new(Cursor::new(bytes));
-        let frame = reader.with_columns(Some(vec![column.to_string()])).with_slice(Some((0, rows))).finish()?;
+        let frame =
+            reader.with_columns(Some(vec![column.to_string()])).with_slice(Some((rows.start, rows.len()))).finish()?;
         let series = frame.column(column)?.as_materialized_series();
         Ok(series.iter().map(|value| Cell::from_any(&value)).collect())
     })?;
@@ -401,6 +436,8 @@ mod tests {
         for (name, content) in [
             ("a.jsonl", JSONL.as_bytes().to_vec()),
             ("a.jsonl.gz", gz.finish().unwrap()),
+            ("a.json", JSONL.as_bytes().to_vec()),
+            ("b.json", format!("[{}]", JSONL.trim().replace("\n\n", ",")).into_bytes()),
             ("a.csv", csv.as_bytes().to_vec()),
             ("a.csv.zst", zst),
             ("a.tsv", "text\tlabel\tlabels\nа\t1\t[0, 2]\n\"b\nc\"\t0\t[]\n".as_bytes().to_vec()),

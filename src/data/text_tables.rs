@@ -60,6 +60,21 @@ pub(super) fn json_lines(path: &Path, text: &str, limit: usize) -> Result<(Colum
     Ok((columns, rows))
 }
 
+/// Reads a JSON file: an array of objects, or JSON lines.
+///
+/// # Errors
+/// Where it is neither; the place is named.
+pub(super) fn json(path: &Path, text: &str, limit: usize) -> Result<(Columns, usize), DataError> {
+    if !text.trim_start().starts_with('[') {
+        return json_lines(path, text, limit);
+    }
+    let rows: Vec<serde_json::Value> =
+        serde_json::from_str(text).map_err(|e| DataError::content(path, format!("not JSON: {e}")))?;
+    // One row a line, so that the rows are read as those of JSON lines are.
+    let lines: String = rows.iter().take(limit).map(|row| format!("{row}\n")).collect();
+    json_lines(path, &lines, limit)
+}
+
 /// Reads csv (RFC 4180, and like Python's `csv` lenient to quotes inside fields), at most `limit` rows below the header; blank
 /// lines are no rows, an empty field is no value. Gives the columns and the number of rows.
 ///

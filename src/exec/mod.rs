@@ -16,10 +16,13 @@ use std::time::Instant;
 
 use candle_core::Device;
 
+use crate::encode::cache::CacheSettings;
 use crate::model::ModelFiles;
 use crate::plan::{ModelRef, Plan, PlanError, Step, Work};
 use crate::store::folder::{RunFolder, StoreError};
+use crate::task::files::{Datasets, NoDatasets};
 use crate::task::load::TaskData;
+use crate::task::protocol::Protocol;
 use crate::task::spec::{Split, TaskError};
 
 /// What stops a run.
@@ -76,6 +79,12 @@ pub struct Engine<'a> {
     pub device: Device,
     /// Told what happens.
     pub observer: &'a dyn Observer,
+    /// Where the base is from, if not from a folder: its id on the hub.
+    pub base_id: Option<String>,
+    /// Opens the hub datasets of tasks.
+    pub datasets: Box<dyn Datasets>,
+    /// Where embeddings are kept.
+    pub cache: CacheSettings,
     data: RefCell<Loaded>,
     base: RefCell<Option<Rc<ModelFiles>>>,
 }
@@ -83,7 +92,22 @@ pub struct Engine<'a> {
 impl<'a> Engine<'a> {
     /// A run of `plan` in `folder`.
     pub fn new(plan: &'a Plan, folder: RunFolder, device: Device, observer: &'a dyn Observer) -> Self {
-        Self { plan, folder, device, observer, data: RefCell::default(), base: RefCell::default() }
+        Self {
+            plan,
+            folder,
+            device,
+            observer,
+            base_id: None,
+            datasets: Box::new(NoDatasets),
+            cache: CacheSettings { folder: std::path::PathBuf::new(), limit: 0 },
+            data: RefCell::default(),
+            base: RefCell::default(),
+        }
+    }
+
+    /// Whose draws the protocols make.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.plan.config.score.protocol.parse().unwrap_or_default()
     }
 
     /// Runs every step that is not complete. Gives the number of steps that were run.
@@ -139,7 +163,9 @@ impl<'a> Engine<'a> {
             return Ok(data.clone());
         }
         let spec = &self.plan.tasks[task];
-        let data = TaskData::load(spec, split, self.plan.config.score.limit_of(&spec.name))?.map(Rc::new);
+        let data =
+            TaskData::load_from(spec, split, self.plan.config.score.limit_of(&spec.name), self.datasets.as_ref())?
+                .map(Rc::new);
         self.data.borrow_mut().insert((task, split), data.clone());
         Ok(data)
     }

@@ -5,20 +5,19 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::encoder::ModelEncoder;
+use super::encoder::{ModelEncoder, PromptRules};
 use super::{Engine, ExecError, settings};
 use crate::adapter::peft;
 use crate::config::schema::{Adapter, Base};
 use crate::merge::search::{self, best_of};
 use crate::merge::slerp;
 use crate::metric::bootstrap;
-use crate::model::{BuildOptions, Embedder, ModelFiles};
+use crate::model::{BuildOptions, Embedder, ModelFiles, prompts};
 use crate::plan::{ModelRef, Step, load_rows};
 use crate::store::folder::{read_json, write_json};
 use crate::store::record::{AlphaPoint, AlphaSearch, TaskRecord, TrainingCurve};
 use crate::store::scoring::{rule_replicates, rule_score};
 use crate::task::evaluate::{Evaluation, evaluate, protocol_seeds};
-use crate::task::protocol::Protocol;
 use crate::task::spec::{Split, TaskSpec};
 use crate::train::run::{self, Run};
 
@@ -81,8 +80,9 @@ impl Engine<'_> {
         let progress = |done: usize, all: usize, loss: f64| {
             self.observer.advances(done, all, &format!("loss {loss:.4}"));
         };
-        let base_name = match &self.plan.config.base {
-            Base::Folder(path) => path.display().to_string(),
+        let base_name = match (&self.base_id, &self.plan.config.base) {
+            (Some(id), _) => id.clone(),
+            (None, Base::Folder(path)) => path.display().to_string(),
             _ => "base".to_string(),
         };
         let run = Run {
@@ -170,7 +170,13 @@ impl Engine<'_> {
         seeds: usize,
         folder: Option<&Path>,
     ) -> Result<ScoreLog, ExecError> {
-        let encoder = ModelEncoder::new(embedder, &|_, _| {});
+        // The prompts that mteb registers for the base are those of all that is made from it.
+        let registered = self.base_id.as_deref().and_then(prompts::registered);
+        let mut encoder = ModelEncoder::new(embedder, &|_, _| {}).with_rules(PromptRules { fixed: None, registered });
+        // A model that is looked at once, in a search, is not worth its place on the disk.
+        if folder.is_some() {
+            encoder = encoder.with_cache(&self.cache);
+        }
         let mut log = ScoreLog { tasks: Vec::new(), truncated: 0 };
         let all = self.plan.tasks.len();
         for (number, spec) in self.plan.tasks.iter().enumerate() {
@@ -180,7 +186,8 @@ impl Engine<'_> {
                 log.tasks.push(record);
                 continue;
             }
-            let evaluation = evaluate(spec, split, &data, &encoder, &protocol_seeds(seeds, 42), Protocol::default())?;
+            let seeds = protocol_seeds(seeds, 42);
+            let evaluation = evaluate(spec, split, &data, &encoder, &seeds, self.protocol())?;
             if let Some(record) = to_record(spec, &evaluation) {
                 if let Some(path) = &kept {
                     write_json(path, &record)?;

@@ -312,6 +312,17 @@ fn pair_up(config: &Config, trials: &[TrialPlan]) -> Result<Vec<MergePlan>, Plan
     Ok(merges)
 }
 
+/// What of the scoring settings tells one step from another, beside those that always do; defaults are left out, so that
+/// runs made before a setting was there are found again.
+fn add_scoring(settings: &mut Value, score: &crate::config::schema::Score) {
+    if !score.limits.is_empty() {
+        settings["limits"] = json!(score.limits);
+    }
+    if score.protocol != "sklearn-1.9" {
+        settings["protocol"] = json!(score.protocol);
+    }
+}
+
 struct Builder {
     steps: Vec<Step>,
     base: String,
@@ -333,11 +344,8 @@ impl Builder {
         };
         match &config.base {
             Base::Folder(path) => builder.base = folder_fingerprint(path)?,
-            Base::Hub(id) => {
-                return Err(PlanError::Config(format!(
-                    "base = {id}: no such folder, and the hub is not available yet: give a model folder (--set base=FOLDER)"
-                )));
-            }
+            // Not fetched: a plan that is only shown.
+            Base::Hub(id) => builder.base = step_id("hub", 1, &json!({"id": id})),
             Base::Scratch(scratch) => {
                 let data = builder.sets(&config.data.train)?;
                 builder.base = step_id("base", 1, &json!({"scratch": scratch, "data": data}));
@@ -428,9 +436,7 @@ impl Builder {
                     "tolerance": plan.slerp.tolerance, "budget": plan.slerp.budget, "choose": c.choose,
                     "limit": c.score.limit, "tasks": self.tasks,
                 });
-                if !c.score.limits.is_empty() {
-                    settings["search"]["limits"] = json!(c.score.limits);
-                }
+                add_scoring(&mut settings["search"], &c.score);
             }
             let id = step_id("merge", 1, &settings);
             let (a, b) = (&trials[plan.pair.0].trial.label, &trials[plan.pair.1].trial.label);
@@ -471,9 +477,7 @@ impl Builder {
                     "model": identity, "split": split.name(), "tasks": self.tasks[split.name()],
                     "limit": config.score.limit, "seeds": seeds,
                 });
-                if !config.score.limits.is_empty() {
-                    settings["limits"] = json!(config.score.limits);
-                }
+                add_scoring(&mut settings, &config.score);
                 let inputs: Vec<String> = match &model {
                     ModelRef::Base => self.base_input(),
                     ModelRef::Checkpoint { trial, .. } => vec![self.trained[*trial].clone()],

