@@ -153,7 +153,7 @@ fn what_the_hub_does_not_give() {
     place.fails(&["Private", "org/private", "HF_TOKEN"], &mut score(bert().to_str().unwrap(), "Private.yaml"));
     let opened = score(bert().to_str().unwrap(), "Private.yaml").env("HF_TOKEN", TOKEN).output().unwrap();
     assert!(opened.status.success());
-    place.fails(&["org/gone", "model.safetensors"], &mut score("org/gone", "Pairs.yaml"));
+    place.fails(&["models--org--gone", "config.json", "has no `model_type`"], &mut score("org/gone", "Pairs.yaml"));
     place.task("Nowhere", "type: STS\ndata: {hub: org/pairs, revision: v9}\nsplits: {test: test}\n");
     place.fails(&["Nowhere", "org/pairs", "v9"], &mut score(bert().to_str().unwrap(), "Nowhere.yaml"));
     place.task("Split", "type: STS\ndata: {hub: org/pairs}\nsplits: {test: validation}\n");
@@ -176,7 +176,7 @@ fn a_broken_connection_is_taken_up_again_and_wrong_bytes_are_refused() {
     place.server.change("org/pairs", |repo| repo.fault = Fault::WrongContent);
     let home = place.folder.path().join("other");
     let mut command = place.command(&["score", bert().to_str().unwrap(), "--tasks", "Pairs.yaml"]);
-    place.fails(&["Pairs", "test.jsonl"], command.env("HF_HOME", home));
+    place.fails(&["Pairs", "of data set org/pairs is damaged", "run again"], command.env("HF_HOME", home));
 }
 
 #[test]
@@ -186,10 +186,18 @@ fn a_sweep_starts_from_a_model_of_the_hub() {
         (0..40).map(|i| json!({"query": WORDS[i % 6], "pos": [format!("{} {i}", WORDS[(i + 1) % 6])], "neg": []})),
     );
     std::fs::write(place.folder.path().join("pairs.jsonl"), pairs).unwrap();
+    // A sweep keeps its scores, so its data must have a revision.
+    let commit = datasets().into_iter().find(|repo| repo.id == "org/labels").unwrap().commit;
+    let labels = std::fs::read_to_string(place.folder.path().join("Labels.yaml")).unwrap();
     let config = "name: hub\nbase: org/bert\ndata: {train: pairs.jsonl}\nadapter: {kind: lora}\n\
                   train: {max_steps: 2, batch: 8, lr: 1e-3}\nscore: {tasks: [Labels.yaml], seeds: 1, protocol: sklearn-1.8}\n\
                   choose: {by: Labels, seeds: 1}\n";
     std::fs::write(place.folder.path().join("sweep.yaml"), config).unwrap();
+    let loose = place.run(&["sweep", "sweep.yaml", "--dry-run"]);
+    assert_eq!(loose.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&loose.stderr).contains("data.revision is missing"));
+    let pinned = labels.replace("hub: org/labels", &format!("hub: org/labels, revision: {commit}"));
+    std::fs::write(place.folder.path().join("Labels.yaml"), pinned).unwrap();
     let dry = place.command(&["sweep", "sweep.yaml", "--dry-run"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert!(dry.status.success(), "{}", String::from_utf8_lossy(&dry.stderr));
     let output = place.run(&["-q", "sweep", "sweep.yaml"]);
@@ -199,7 +207,7 @@ fn a_sweep_starts_from_a_model_of_the_hub() {
     assert_eq!((&record["base"], &record["protocol"]), (&json!("org/bert"), &json!("sklearn-1.8")));
     let adapter = std::fs::read_dir(place.folder.path().join("runs/hub/steps")).unwrap();
     let named = adapter.filter_map(|step| {
-        let config = step.unwrap().path().join("checkpoint-2/adapter_config.json");
+        let config = step.unwrap().path().join("checkpoint-000002/adapter_config.json");
         Some(serde_json::from_slice::<Value>(&std::fs::read(config).ok()?).unwrap())
     });
     let bases: Vec<Value> = named.map(|config| config["base_model_name_or_path"].clone()).collect();

@@ -145,8 +145,20 @@ fn every_type_is_scored_printed_and_written() {
     let line = table.lines().find(|line| line.starts_with("| Mean (Task)")).unwrap();
     assert!(line.contains("8 tasks") && line.contains(&mean), "{table}");
 
-    // Embeddings were kept: the second time gives the same without the model running.
-    let again = place.json(&["-q", "score", &bert(), "--tasks", "all", "--seeds", "3"]);
+    // A run that is not the published kind is kept apart.
+    place.json(&["-q", "score", &bert(), "--tasks", "all/STS.yaml", "--output", "results", "--limit", "5"]);
+    assert!(model.join("experiments/limit-5/STS.json").is_file());
+    let untouched: Value = serde_json::from_slice(&std::fs::read(model.join("STS.json")).unwrap()).unwrap();
+    assert_eq!((&untouched["limit"], &untouched["prompts"]), (&Value::Null, &json!({"all": ""})));
+
+    // Embeddings were kept: the second time gives the same, and nothing is encoded.
+    let again = place.run(&["-v", "score", &bert(), "--tasks", "all", "--seeds", "3", "--format", "json"]);
+    assert!(
+        String::from_utf8_lossy(&again.stderr).contains("found, 0 encoded"),
+        "{}",
+        String::from_utf8_lossy(&again.stderr)
+    );
+    let again: Value = serde_json::from_slice(&again.stdout).unwrap();
     for (a, b) in tasks.iter().zip(again["tasks"].as_array().unwrap()) {
         assert_eq!(a["scores"], b["scores"]);
     }
@@ -397,5 +409,10 @@ fn what_is_misused_is_told() {
     );
     place.fails(2, &["is no size"], &["score", &bert(), "--cache-size", "much"]);
     place.write("results.json", "{}");
+    place.fails(
+        2,
+        &["--model-name ../x: must be ORG/NAME"],
+        &["score", &bert(), "--tasks", "rumteb", "--model-name", "../x"],
+    );
     place.fails(1, &["holds neither a run (record.json) nor mteb's result files"], &["report", "."]);
 }

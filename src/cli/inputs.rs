@@ -47,7 +47,7 @@ pub fn source(model: &str, revision: Option<&str>, quiet: bool) -> anyhow::Resul
 }
 
 /// Whether a name can be an id of the hub.
-fn is_id(name: &str) -> bool {
+pub fn is_id(name: &str) -> bool {
     let plain = |part: &str| {
         !part.is_empty()
             && !part.starts_with('.')

@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigErrors;
+use crate::hub::HubError;
 use crate::task::spec::TaskError;
 
 /// Evaluate, fine-tune and merge text embedders.
@@ -121,7 +122,10 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// What was asked for is wrong (a config, a task's name, an option), as opposed to something failing.
 fn is_misuse(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
-        e.is::<ConfigErrors>() || e.is::<Misuse>() || matches!(e.downcast_ref::<TaskError>(), Some(TaskError::File(_)))
+        e.is::<ConfigErrors>()
+            || e.is::<Misuse>()
+            || matches!(e.downcast_ref::<TaskError>(), Some(TaskError::File(_)))
+            || matches!(e.downcast_ref::<HubError>(), Some(HubError::Name { .. }))
     })
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::{inputs, print, scoreboard};
+use super::{Misuse, inputs, print, scoreboard};
 use crate::metric::aggregate;
 use crate::store::folder::read_json;
-use crate::store::mteb::{self, ModelResults};
+use crate::store::mteb;
 use crate::store::record::{RunRecord, TaskRecord, Variant};
+use crate::task::protocol::Protocol;
 use crate::task::select::select;
 use crate::task::spec::{TaskSpec, TaskType};
 
@@ -36,36 +37,61 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut columns = Vec::new();
     let mut types: BTreeMap<String, String> = BTreeMap::new();
     let library = inputs::selection(&["*".to_string()], None)?.tasks;
-    let mut written = Vec::new();
+    if args.folders.len() > 1 && args.output.is_some() {
+        anyhow::bail!(Misuse(
+            "--output is of a single run's report; several folders are compared on standard output".into()
+        ));
+    }
+    let mut notes = Vec::new();
     for folder in &args.folders {
         if folder.join("record.json").is_file() {
             let record: RunRecord = read_json(&folder.join("record.json"))?;
-            let place = match (&args.output, args.folders.len()) {
-                (Some(place), 1) => place.clone(),
-                _ => PathBuf::from("reports").join(&record.name),
-            };
-            crate::report::write(&record, &place)?;
-            written.push(place.join("README.md").display().to_string());
+            if args.folders.len() == 1 {
+                return anew(&record, args.output.clone());
+            }
             of_run(&record, &mut columns, &mut types);
+            notes.extend(limits(&record));
         } else {
-            for results in mteb::read(folder, &|task, split, subset| counts(&library, task, split, subset))? {
+            for results in mteb::read(folder, &|task| expected(&library, task))? {
                 types.extend(results.types.clone());
-                columns.push(published(results));
+                let again = columns.iter().any(|column: &Column| column.name == results.model.name);
+                let short: String = results.model.revision.chars().take(8).collect();
+                let name = if again { format!("{} ({short})", results.model.name) } else { results.model.name };
+                columns.push(Column { name, scores: results.tasks });
             }
         }
     }
-    if let (1, [only]) = (args.folders.len(), written.as_slice()) {
-        return print(only);
-    }
-    print(&side_by_side(args, &columns, &types, &library)?)
+    let mut table = side_by_side(args, &columns, &types, &library)?;
+    notes.iter().for_each(|note| table.push_str(&format!("{note}\n")));
+    print(&table)
 }
 
-/// Whether an entry of a result file belongs to the task's score; all do of a task that is not known.
-fn counts(library: &[TaskSpec], task: &str, split: &str, subset: &str) -> bool {
-    library
-        .iter()
-        .find(|known| known.name == task)
-        .is_none_or(|known| known.splits.test.iter().any(|test| test == split) && known.subset == subset)
+/// Writes a run's report.
+fn anew(record: &RunRecord, output: Option<PathBuf>) -> anyhow::Result<()> {
+    let plain = record.name.chars().all(|c| !c.is_control() && !"/\\".contains(c)) && !record.name.starts_with('.');
+    let place = match output {
+        Some(place) => place,
+        None if plain && !record.name.is_empty() => PathBuf::from("reports").join(&record.name),
+        None => anyhow::bail!(Misuse(format!("the run's name `{}` cannot be a folder's: give --output", record.name))),
+    };
+    crate::report::write(record, &place)?;
+    print(&place.join("README.md").display().to_string())
+}
+
+/// How a run's scores differ from whole ones.
+fn limits(record: &RunRecord) -> Option<String> {
+    let mut said: Vec<String> = record.limit.iter().map(|n| format!("at most {n} rows a split")).collect();
+    said.extend(record.limits.iter().map(|(task, n)| format!("{task} at most {n}")));
+    if record.protocol != Protocol::default().to_string() {
+        said.push(format!("draws of {}", record.protocol));
+    }
+    (!said.is_empty()).then(|| format!("{}: {}.", record.name, said.join(", ")))
+}
+
+/// The (split, subset) pairs that a known task's score is over.
+fn expected(library: &[TaskSpec], task: &str) -> Option<Vec<(String, String)>> {
+    let known = library.iter().find(|known| known.name == task)?;
+    Some(known.splits.test.iter().map(|split| (split.clone(), known.subset.clone())).collect())
 }
 
 fn of_run(record: &RunRecord, columns: &mut Vec<Column>, types: &mut BTreeMap<String, String>) {
@@ -86,10 +112,6 @@ fn of_run(record: &RunRecord, columns: &mut Vec<Column>, types: &mut BTreeMap<St
     }
 }
 
-fn published(results: ModelResults) -> Column {
-    Column { name: results.model.name, scores: results.tasks }
-}
-
 /// The table: tasks by type, then the means, over a set that is named; a missing task blanks the means that it belongs to.
 fn side_by_side(
     args: &Args,
@@ -99,7 +121,7 @@ fn side_by_side(
 ) -> anyhow::Result<String> {
     let kind_of = |task: &str| -> String {
         let known = library.iter().find(|known| known.name == task).map(|known| known.kind.name().to_string());
-        types.get(task).cloned().or(known).unwrap_or_else(|| "unknown type".into())
+        known.or_else(|| types.get(task).cloned()).unwrap_or_else(|| "unknown type".into())
     };
     let mut names: Vec<String> = columns.iter().flat_map(|column| column.scores.keys().cloned()).collect();
     names.sort();

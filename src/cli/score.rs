@@ -1,12 +1,13 @@
 //! `embeval score`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::{Format, Misuse, inputs, observer, print, scoreboard};
-use crate::data::rows::hex;
+use crate::data::rows::{fingerprint_of, hex};
 use crate::data::size;
 use crate::encode::identity;
 use crate::exec::encoder::{ModelEncoder, PromptRules};
@@ -42,7 +43,7 @@ pub struct Args {
     adapter: Option<PathBuf>,
     /// Score embeddings made elsewhere instead of a model: `DIR/<Task>/<split>.npy` and the like (`embeval tasks texts`
     /// writes the texts to be embedded and says the names).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "prompt", "revision"])]
     embeddings: Option<PathBuf>,
     /// The similarity of the model that made them.
     #[arg(long, value_enum, default_value = "cosine", requires = "embeddings")]
@@ -105,6 +106,9 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     if selection.tasks.is_empty() {
         bail!(Misuse("no tasks/ folder here: name tasks, such as --tasks rumteb or --tasks FOLDER".into()));
     }
+    if let Some(name) = args.model_name.as_deref().filter(|name| !inputs::is_id(name)) {
+        bail!(Misuse(format!("--model-name {name}: must be ORG/NAME, of letters, digits, `-`, `_` and `.`")));
+    }
     let model = args.model.as_deref().unwrap_or_default();
     let device = inputs::device(&args.device)?;
     let source = inputs::source(model, args.revision.as_deref(), quiet)?;
@@ -116,7 +120,8 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         bar.set_position(done as u64);
     };
     let rules = PromptRules { fixed: args.prompt.clone(), registered: name.as_deref().and_then(prompts::registered) };
-    let encoder = ModelEncoder::new(&embedder, &progress).with_rules(rules).with_cache(&inputs::cache(args.cache_size));
+    let encoder =
+        ModelEncoder::new(&embedder, &progress)?.with_rules(rules).with_cache(&inputs::cache(args.cache_size));
     let meta = match &args.output {
         Some(_) => Some(ModelMeta {
             name: name.unwrap_or_else(|| local_name(&source.folder)),
@@ -129,7 +134,9 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         None => None,
     };
     let facts = facts(&embedder);
-    let scoring = Scoring { args, encoder: &encoder, meta: meta.as_ref(), facts: &facts, bar: &bar, quiet };
+    let prompts = |task: &str| encoder.prompts.borrow().get(task).cloned();
+    let meta = meta.as_ref();
+    let scoring = Scoring { args, encoder: &encoder, meta, facts: &facts, prompts: &prompts, bar: &bar, quiet };
     let mut board = scoring.all(&selection, model)?;
     bar.finish_and_clear();
     if encoder.truncated.get() > 0 {
@@ -160,7 +167,8 @@ fn precomputed(args: &Args, mut selection: Selection, folder: &std::path::Path, 
         revision: "no_revision_available".into(),
     });
     let bar = observer::bar(0, quiet);
-    let scoring = Scoring { args, encoder: &encoder, meta: meta.as_ref(), facts: &Map::new(), bar: &bar, quiet };
+    let (meta, facts) = (meta.as_ref(), &Map::new());
+    let scoring = Scoring { args, encoder: &encoder, meta, facts, prompts: &|_| None, bar: &bar, quiet };
     let board = scoring.all(&selection, &folder.display().to_string())?;
     bar.finish_and_clear();
     finish(args, &board)
@@ -200,11 +208,20 @@ fn facts(embedder: &Embedder) -> Map<String, Value> {
     pairs.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }
 
+/// A task's evaluation, what it took, and the commit of its data on the hub.
+struct Scored {
+    evaluation: Evaluation,
+    seconds: f64,
+    data_revision: Option<String>,
+}
+
 struct Scoring<'a> {
     args: &'a Args,
     encoder: &'a dyn TextEncoder,
     meta: Option<&'a ModelMeta>,
     facts: &'a Map<String, Value>,
+    /// The prompts that a task's texts got, by side.
+    prompts: &'a dyn Fn(&str) -> Option<BTreeMap<&'static str, String>>,
     bar: &'a indicatif::ProgressBar,
     quiet: bool,
 }
@@ -218,7 +235,7 @@ impl Scoring<'_> {
             (Some(root), Some(meta)) => {
                 let folder = meta.folder(root);
                 meta.write(&folder, self.facts)?;
-                Some(folder)
+                Some(self.experiment().map_or(folder.clone(), |name| folder.join("experiments").join(name)))
             }
             _ => None,
         };
@@ -227,9 +244,10 @@ impl Scoring<'_> {
             split,
             limit: args.limit,
             protocol: args.protocol,
-            set: match &selection.benchmark {
-                Some(benchmark) => benchmark.title.clone(),
-                None => "the tasks selected".into(),
+            set: match (&selection.benchmark, split) {
+                (Some(benchmark), Split::Test) => benchmark.title.clone(),
+                (Some(benchmark), Split::Dev) => format!("the tasks of {} that have a dev side", benchmark.title),
+                (None, _) => "the tasks selected".into(),
             },
             tasks: selection.tasks.iter().map(|t| (t.name.clone(), t.kind)).collect(),
             ..Scoreboard::default()
@@ -237,12 +255,13 @@ impl Scoring<'_> {
         for task in &selection.tasks {
             self.bar.set_message(task.name.clone());
             match self.one(task, split) {
-                Ok(Some((evaluation, seconds))) => {
+                Ok(Some(scored)) => {
+                    let evaluation = scored.evaluation.clone();
                     let main = evaluation.seeds.first().map_or(f64::NAN, |s| s.main_score);
                     let (encoding, rest) = evaluation.seconds;
                     tracing::info!("{}: {main:.4} (encoding {encoding:.1} s, the rest {rest:.1} s)", task.name);
                     if let Some(folder) = &folder {
-                        self.result(task, &evaluation, seconds).write(folder)?;
+                        self.result(task, scored).write(folder)?;
                     }
                     if let Some(record) = to_record(task, &evaluation) {
                         board.scores.push(Scores { record, evaluation });
@@ -264,7 +283,23 @@ impl Scoring<'_> {
         Ok(board)
     }
 
-    fn one(&self, task: &TaskSpec, split: Split) -> anyhow::Result<Option<(Evaluation, f64)>> {
+    /// What tells the run from one that others publish; such results must not pass for those.
+    fn experiment(&self) -> Option<String> {
+        let args = self.args;
+        let mut parts = Vec::new();
+        if args.split == Side::Dev {
+            parts.push("dev".to_string());
+        }
+        parts.extend(args.limit.map(|limit| format!("limit-{limit}")));
+        if args.seed != 42 {
+            parts.push(format!("seed-{}", args.seed));
+        }
+        let prompt = args.prompt.as_ref().map(|text| fingerprint_of(text.as_bytes()));
+        parts.extend(prompt.map(|print| format!("prompt-{}", print.chars().take(8).collect::<String>())));
+        (!parts.is_empty()).then(|| parts.join("_"))
+    }
+
+    fn one(&self, task: &TaskSpec, split: Split) -> anyhow::Result<Option<Scored>> {
         let args = self.args;
         let start = std::time::Instant::now();
         let limit = args.limit.map(|n| n as usize);
@@ -273,25 +308,28 @@ impl Scoring<'_> {
         };
         let seeds = protocol_seeds(args.seeds as usize, args.seed);
         let evaluation = evaluate(task, split, &data, self.encoder, &seeds, args.protocol)?;
-        Ok(Some((evaluation, start.elapsed().as_secs_f64())))
+        Ok(Some(Scored { evaluation, seconds: start.elapsed().as_secs_f64(), data_revision: data.revision }))
     }
 
-    fn result(&self, task: &TaskSpec, evaluation: &Evaluation, seconds: f64) -> TaskResult {
+    fn result(&self, task: &TaskSpec, scored: Scored) -> TaskResult {
+        let Scored { evaluation, seconds, data_revision } = scored;
         let first = &evaluation.seeds[0];
-        let revision = match &task.source {
-            Source::Hub { revision: Some(revision), .. } => revision.clone(),
-            Source::Hub { revision: None, .. } => "main".into(),
-            Source::Files(_) => format!("files-{}", task.fingerprint.chars().take(12).collect::<String>()),
+        let revision = match data_revision {
+            Some(commit) => commit,
+            None => format!("files-{}", task.fingerprint.chars().take(12).collect::<String>()),
         };
         let mut more = Map::new();
         more.insert("task_type".into(), json!(task.kind.name()));
         more.insert("protocol".into(), scoreboard::protocol(self.args.protocol));
         more.insert("seed".into(), json!(first.seed));
-        if let Some(spread) = scoreboard::spread(evaluation) {
+        if let Some(spread) = scoreboard::spread(&evaluation) {
             more.insert("seeds".into(), spread);
         }
         if let Some(limit) = self.args.limit {
             more.insert("limit".into(), json!(limit));
+        }
+        if let Some(prompts) = (self.prompts)(&task.name) {
+            more.insert("prompts".into(), json!(prompts));
         }
         more.insert("made_by".into(), json!(concat!("embeval ", env!("CARGO_PKG_VERSION"))));
         TaskResult {

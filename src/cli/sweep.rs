@@ -46,12 +46,11 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         .into_iter()
         .map(|(key, values)| (key, values.iter().map(|v| v.value.show()).collect()))
         .collect();
-    let mut base_id = None;
     if !args.dry_run {
         let mut known: Vec<(String, PathBuf)> = Vec::new();
         for trial in &mut trials {
-            let Base::Hub(id) = &trial.config.base else { continue };
-            let folder = match known.iter().find(|(name, _)| name == id) {
+            let Base::Hub { id, folder } = &mut trial.config.base else { continue };
+            let found = match known.iter().find(|(name, _)| *name == *id) {
                 Some((_, folder)) => folder.clone(),
                 None => {
                     let folder = inputs::source(id, None, quiet)?.folder;
@@ -59,8 +58,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
                     folder
                 }
             };
-            base_id.get_or_insert_with(|| id.clone());
-            trial.config.base = Base::Folder(folder);
+            *folder = Some(found);
         }
     }
     let Some(config) = trials.first().map(|t| t.config.clone()) else {
@@ -93,7 +91,6 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     write("plan.json", serde_json::to_string_pretty(&plan.steps)?.as_bytes())?;
     let observer = Bars::new(quiet);
     let mut engine = Engine::new(&plan, folder, device, &observer);
-    engine.base_id = base_id;
     engine.datasets = Box::new(inputs::datasets(quiet));
     engine.cache = inputs::cache(args.cache_size);
     engine.run()?;

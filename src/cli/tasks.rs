@@ -1,5 +1,6 @@
 //! `embeval tasks`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -126,19 +127,39 @@ fn write_texts(folder: &Path, rows: &SplitRows) -> anyhow::Result<Vec<String>> {
         out.push(write_part(folder, texts)?);
     }
     if let SplitRows::Ranking(rows) = rows {
-        let path = folder.join("documents.jsonl");
-        let mut content = Vec::new();
-        rows.documents.blocks::<DataError>(10_000, &mut |_, block| {
-            for text in block {
-                content.extend_from_slice(json!({"text": text}).to_string().as_bytes());
-                content.push(b'\n');
+        let path = folder.join(format!("{}.documents.jsonl", rows.queries.split));
+        let mut fault = None;
+        let written = atomic::write_with(&path, |file| {
+            let mut out = std::io::BufWriter::new(file);
+            let mut take = |_: usize, block: &[String]| -> Result<(), Stop> {
+                block.iter().try_for_each(|text| writeln!(out, "{}", json!({"text": text}))).map_err(Stop::Io)
+            };
+            match rows.documents.blocks(10_000, &mut take) {
+                Err(Stop::Io(e)) => return Err(e),
+                Err(Stop::Data(e)) => fault = Some(e),
+                Ok(()) => {}
             }
-            Ok(())
-        })?;
-        atomic::write(&path, &content).with_context(|| format!("{}: cannot be written", path.display()))?;
+            out.flush()
+        });
+        if let Some(fault) = fault {
+            return Err(fault.into());
+        }
+        written.with_context(|| format!("{}: cannot be written", path.display()))?;
         out.push(format!("{}: {} texts", path.display(), rows.documents.ids().len()));
     }
     Ok(out)
+}
+
+/// What ends the writing of documents.
+enum Stop {
+    Data(DataError),
+    Io(std::io::Error),
+}
+
+impl From<DataError> for Stop {
+    fn from(error: DataError) -> Self {
+        Self::Data(error)
+    }
 }
 
 fn write_part(folder: &Path, texts: &Texts) -> anyhow::Result<String> {

@@ -80,7 +80,7 @@ fn resolve(path: &str, origin: &Origin, folder: &Path) -> PathBuf {
 fn read_base(r: &Reader<'_>, folder: &Path) -> Base {
     let Some(node) = r.node("base") else {
         r.fault("base", "is missing: give a model folder, or {scratch: {…}}");
-        return Base::Hub(String::new());
+        return Base::Hub { id: String::new(), folder: None };
     };
     if let Value::Text(text) = &node.value {
         let beside = resolve(text, &node.origin, folder);
@@ -93,7 +93,7 @@ fn read_base(r: &Reader<'_>, folder: &Path) -> Base {
         if looks_like_path || text.is_empty() {
             r.fault("base", "no such model folder (relative to the config, or to the current folder)");
         }
-        return if looks_like_path { Base::Folder(beside) } else { Base::Hub(text.clone()) };
+        return if looks_like_path { Base::Folder(beside) } else { Base::Hub { id: text.clone(), folder: None } };
     }
     let outer = Reader::new(Some(node), "base", &node.origin, r.faults());
     if !outer.has("scratch") {

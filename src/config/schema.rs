@@ -37,8 +37,13 @@ pub struct Config {
 pub enum Base {
     /// A model folder.
     Folder(PathBuf),
-    /// A hub id (`org/name`).
-    Hub(String),
+    /// A model of the hub.
+    Hub {
+        /// `org/name`, perhaps with `@revision`.
+        id: String,
+        /// Where it lies on this machine, once it does.
+        folder: Option<PathBuf>,
+    },
     /// Made from nothing.
     Scratch(Scratch),
 }

@@ -208,7 +208,7 @@ fn an_override_is_applied_and_located() {
 #[test]
 fn a_bare_config_has_the_defaults() {
     let config = check("", &[]).unwrap();
-    assert_eq!(config.base, Base::Hub("org/model".into()));
+    assert_eq!(config.base, Base::Hub { id: "org/model".into(), folder: None });
     assert_eq!((config.objective, config.adapter.clone()), (Objective::Asymmetric, Adapter::Full));
     assert_eq!((config.loss.temperature, config.loss.hard_negatives), (0.05, 1));
     let t = &config.train;

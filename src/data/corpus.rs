@@ -12,6 +12,9 @@ use super::table::{DataError, Table};
 /// Names of a corpus' columns in the BEIR layout; the first that is there counts.
 const ID: [&str; 2] = ["id", "_id"];
 
+/// Bytes of a line at the most: beyond, it is no text.
+const LONGEST_LINE: u64 = 256 << 20;
+
 /// A corpus of documents with an id, a text and perhaps a title.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Corpus {
@@ -217,7 +220,7 @@ fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> Result<bool, Dat
     loop {
         line.clear();
         number += 1;
-        let read = lines.read_until(b'\n', &mut line).map_err(|e| {
+        let read = lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).map_err(|e| {
             if packed {
                 let message = format!("cannot be unpacked ({e}): copy or download it again");
                 return DataError::content(path, message);
@@ -226,6 +229,9 @@ fn each_line(path: &Path, mut take: impl FnMut(usize, &[u8]) -> Result<bool, Dat
         })?;
         if read == 0 {
             return Ok(());
+        }
+        if read as u64 == LONGEST_LINE {
+            return Err(fault(path, number, "is longer than 256 MiB: not a document"));
         }
         let line = if number == 1 { line.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(&line) } else { &line };
         if !line.trim_ascii().is_empty() && !take(number, line)? {

@@ -116,6 +116,11 @@ impl Table {
         Ok(Self { path: path.into(), rows, content })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows

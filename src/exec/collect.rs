@@ -70,9 +70,8 @@ impl Engine<'_> {
         let record = RunRecord {
             name: c.name.clone(),
             base: match &c.base {
-                _ if self.base_id.is_some() => self.base_id.clone().unwrap_or_default(),
                 Base::Folder(path) => path.file_name().map_or_else(|| "base".into(), |n| n.to_string_lossy().into()),
-                Base::Hub(id) => id.clone(),
+                Base::Hub { id, .. } => id.clone(),
                 Base::Scratch(s) => format!("made from nothing ({} layers of {}, seed {})", s.layers, s.hidden, s.seed),
             },
             settings: self.shared_settings(),

@@ -57,6 +57,10 @@ impl Repository for HubDataset {
         &self.readme
     }
 
+    fn commit(&self) -> &str {
+        &self.commit
+    }
+
     fn fetch(&self, name: &str) -> Result<PathBuf, String> {
         self.hub.file(&self.repo, &self.commit, name, self.progress.as_ref()).map_err(|e| e.to_string())
     }
@@ -74,22 +78,18 @@ pub fn fetch_model(
 ) -> Result<(PathBuf, String), HubError> {
     let repo = Repo { kind: RepoKind::Model, id: id.into(), revision: revision.map(String::from) };
     let listing = hub.listing(&repo)?;
-    let safe = listing.files.iter().any(|name| name.ends_with("model.safetensors") || is_index(name));
-    let snapshot = hub.snapshot(&repo, &|name| is_wanted(name, safe), progress)?;
+    let snapshot = hub.snapshot(&repo, &|name| is_wanted(name, &listing.files), progress)?;
     Ok((snapshot.folder, snapshot.commit))
 }
 
-fn is_index(name: &str) -> bool {
-    name.ends_with("model.safetensors.index.json")
-}
-
-/// The model's own files and those of its modules; of the weights the safetensors, where there are any.
-fn is_wanted(name: &str, safe: bool) -> bool {
+/// The model's own files and those of its modules; of a folder's weights the safetensors, where there are any.
+fn is_wanted(name: &str, files: &[String]) -> bool {
     let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
     // Modules are `1_Pooling` and the like; `onnx`, `openvino`, checkpoints and so on are not read.
     let module = folder.is_empty() || folder.starts_with(|c: char| c.is_ascii_digit());
-    let weights =
-        if safe { file.ends_with(".safetensors") } else { file.ends_with(".safetensors") || file.ends_with(".bin") };
+    let safe =
+        || files.iter().any(|f| f.ends_with(".safetensors") && f.rsplit_once('/').map_or("", |(f, _)| f) == folder);
+    let weights = file.ends_with(".safetensors") || (file.ends_with(".bin") && !safe());
     let text = [".json", ".txt", ".model", ".md"].iter().any(|end| file.ends_with(end));
     module && (weights || text) && !file.starts_with("training_args")
 }
@@ -100,16 +100,18 @@ mod tests {
 
     #[test]
     fn what_is_fetched_of_a_model() {
+        let files: Vec<String> = ["model.safetensors", "onnx/model.onnx"].map(String::from).to_vec();
         for name in
             ["config.json", "model.safetensors", "1_Pooling/config.json", "2_Dense/model.safetensors", "vocab.txt"]
         {
-            assert!(is_wanted(name, true), "{name}");
+            assert!(is_wanted(name, &files), "{name}");
         }
         for name in
             ["pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "tf_model.h5", "a.png", "training_args.bin"]
         {
-            assert!(!is_wanted(name, true), "{name}");
+            assert!(!is_wanted(name, &files), "{name}");
         }
-        assert!(is_wanted("pytorch_model.bin", false));
+        // Weights of a module in another form than the model's own.
+        assert!(is_wanted("2_Dense/pytorch_model.bin", &files));
     }
 }

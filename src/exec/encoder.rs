@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::data::matrix::Matrix;
 use crate::encode::cache::{CacheSettings, EmbeddingCache};
 use crate::encode::{encode, identity};
-use crate::model::Embedder;
 use crate::model::prompts::{self, Prompts};
+use crate::model::{Embedder, ModelError};
 use crate::task::evaluate::{EncodeError, Part, Side, TextEncoder};
 use crate::task::protocol::Similarity;
 use crate::task::spec::TaskSpec;
@@ -53,6 +53,7 @@ impl PromptRules {
 /// An embedder that remembers what it encoded.
 pub struct ModelEncoder<'a> {
     embedder: &'a Embedder,
+    similarity: Similarity,
     progress: &'a (dyn Fn(usize, usize) + Sync),
     rules: PromptRules,
     cache: Option<EmbeddingCache>,
@@ -67,9 +68,24 @@ pub struct ModelEncoder<'a> {
 
 impl<'a> ModelEncoder<'a> {
     /// Wraps a model; `progress` is told (texts done, texts) of a call.
-    pub fn new(embedder: &'a Embedder, progress: &'a (dyn Fn(usize, usize) + Sync)) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// Where the model declares a similarity that is not computed here.
+    pub fn new(embedder: &'a Embedder, progress: &'a (dyn Fn(usize, usize) + Sync)) -> Result<Self, ModelError> {
+        let declared = embedder.files().layout.similarity.as_str();
+        let similarity = match declared {
+            "" | "cosine" => Similarity::Cosine,
+            "dot" | "dot_product" => Similarity::Dot,
+            other => {
+                let path = embedder.files().path.join("config_sentence_transformers.json");
+                let message =
+                    format!("similarity_fn_name = {other}: models of cosine and dot are scored; set one of these");
+                return Err(ModelError::file(&path, message));
+            }
+        };
+        Ok(Self {
             embedder,
+            similarity,
             progress,
             rules: PromptRules::default(),
             cache: None,
@@ -77,7 +93,7 @@ impl<'a> ModelEncoder<'a> {
             tokens: Cell::new(0),
             truncated: Cell::new(0),
             prompts: RefCell::default(),
-        }
+        })
     }
 
     /// With these rules for prompts.
@@ -218,6 +234,6 @@ impl TextEncoder for ModelEncoder<'_> {
     }
 
     fn similarity(&self) -> Similarity {
-        if self.embedder.files().layout.similarity.starts_with("dot") { Similarity::Dot } else { Similarity::Cosine }
+        self.similarity
     }
 }

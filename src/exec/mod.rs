@@ -79,8 +79,6 @@ pub struct Engine<'a> {
     pub device: Device,
     /// Told what happens.
     pub observer: &'a dyn Observer,
-    /// Where the base is from, if not from a folder: its id on the hub.
-    pub base_id: Option<String>,
     /// Opens the hub datasets of tasks.
     pub datasets: Box<dyn Datasets>,
     /// Where embeddings are kept.
@@ -97,11 +95,18 @@ impl<'a> Engine<'a> {
             folder,
             device,
             observer,
-            base_id: None,
             datasets: Box::new(NoDatasets),
             cache: CacheSettings { folder: std::path::PathBuf::new(), limit: 0 },
             data: RefCell::default(),
             base: RefCell::default(),
+        }
+    }
+
+    /// The base's id on the hub, if it is from there.
+    pub(crate) fn base_id(&self) -> Option<&str> {
+        match &self.plan.config.base {
+            crate::config::schema::Base::Hub { id, .. } => Some(id.split('@').next().unwrap_or(id)),
+            _ => None,
         }
     }
 
@@ -179,6 +184,7 @@ impl<'a> Engine<'a> {
             Some(id) => self.folder.step(id).join("model"),
             None => match &self.plan.config.base {
                 crate::config::schema::Base::Folder(path) => path.clone(),
+                crate::config::schema::Base::Hub { folder: Some(path), .. } => path.clone(),
                 other => return Err(ExecError::Other(format!("base {other:?} is not a folder"))),
             },
         };

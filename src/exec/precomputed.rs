@@ -98,7 +98,13 @@ impl TextEncoder for Precomputed {
                 )
                 .into());
             }
-            out.push(file.read(&part.rows)?);
+            let matrix = file.read(&part.rows)?;
+            let dim = matrix.cols().max(1);
+            if let Some(at) = matrix.data().iter().position(|value| !value.is_finite()) {
+                let row = part.rows.get(at / dim).map_or(0, |row| row + 1);
+                return Err(format!("{}: row {row} holds NaN or infinity", file.path().display()).into());
+            }
+            out.push(matrix);
         }
         Ok(out)
     }

@@ -80,8 +80,8 @@ impl Engine<'_> {
         let progress = |done: usize, all: usize, loss: f64| {
             self.observer.advances(done, all, &format!("loss {loss:.4}"));
         };
-        let base_name = match (&self.base_id, &self.plan.config.base) {
-            (Some(id), _) => id.clone(),
+        let base_name = match (self.base_id(), &self.plan.config.base) {
+            (Some(id), _) => id.to_string(),
             (None, Base::Folder(path)) => path.display().to_string(),
             _ => "base".to_string(),
         };
@@ -171,8 +171,8 @@ impl Engine<'_> {
         folder: Option<&Path>,
     ) -> Result<ScoreLog, ExecError> {
         // The prompts that mteb registers for the base are those of all that is made from it.
-        let registered = self.base_id.as_deref().and_then(prompts::registered);
-        let mut encoder = ModelEncoder::new(embedder, &|_, _| {}).with_rules(PromptRules { fixed: None, registered });
+        let registered = self.base_id().and_then(prompts::registered);
+        let mut encoder = ModelEncoder::new(embedder, &|_, _| {})?.with_rules(PromptRules { fixed: None, registered });
         // A model that is looked at once, in a search, is not worth its place on the disk.
         if folder.is_some() {
             encoder = encoder.with_cache(&self.cache);

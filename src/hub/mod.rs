@@ -138,7 +138,8 @@ impl Hub {
         }
         let listing = match self.api(repo).listing() {
             // A commit does not change: what another program downloaded of it is as good as the hub's answer.
-            Err(error @ HubError::Unreachable { .. }) if fixed => {
+            // Not so of data sets: what lies there may be a part of what is read.
+            Err(error @ HubError::Unreachable { .. }) if fixed && repo.kind == RepoKind::Model => {
                 return cache.present(revision)?.ok_or(error);
             }
             answer => answer?,
@@ -201,7 +202,9 @@ impl Hub {
         };
         match cache.remembered(&commit) {
             Some(listing) => Ok(listing),
-            None => cache.present(&commit)?.ok_or_else(missing),
+            None if repo.kind == RepoKind::Model => cache.present(&commit)?.ok_or_else(missing),
+            // Files that lie there may be a part of a split; a listing says so, and none is known.
+            None => Err(self.offline(repo, format!("the list of files of `{commit}`"))),
         }
     }
 

@@ -345,7 +345,11 @@ impl Builder {
         match &config.base {
             Base::Folder(path) => builder.base = folder_fingerprint(path)?,
             // Not fetched: a plan that is only shown.
-            Base::Hub(id) => builder.base = step_id("hub", 1, &json!({"id": id})),
+            Base::Hub { id, folder: None } => builder.base = step_id("hub", 1, &json!({"id": id})),
+            // The id counts beside the content: prompts may be registered for it.
+            Base::Hub { id, folder: Some(path) } => {
+                builder.base = step_id("hub", 1, &json!({"id": id, "content": folder_fingerprint(path)?}));
+            }
             Base::Scratch(scratch) => {
                 let data = builder.sets(&config.data.train)?;
                 builder.base = step_id("base", 1, &json!({"scratch": scratch, "data": data}));
@@ -387,6 +391,12 @@ impl Builder {
 
     fn task(&mut self, task: &TaskSpec) -> Result<Value, PlanError> {
         let mut files = Vec::new();
+        if let Source::Hub { repo, revision: None, .. } = &task.source {
+            return Err(PlanError::Config(format!(
+                "{}: data.revision is missing: a sweep keeps its scores, so the data ({repo}) must not move under them",
+                task.path.display()
+            )));
+        }
         if let Source::Files(map) = &task.source {
             for (split, path) in map {
                 files.push(json!([split, self.print(path)?]));

@@ -31,6 +31,14 @@ pub enum StoreError {
         /// What is wrong.
         message: String,
     },
+    /// A folder or file of results that is none.
+    #[error("{}: {message}", path.display())]
+    Results {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// Another process works on the step.
     #[error("{}: another process ({holder}) works on this run; wait for it, or stop it", path.display())]
     Locked {

@@ -118,17 +118,20 @@ pub struct ModelResults {
     pub types: BTreeMap<String, String>,
 }
 
-/// Reads every model's results in a folder: one of a model's revision, or a root of such. `counts` says whether an entry
-/// (task, split, subset) belongs to the task's score: files may hold more splits than a benchmark reports.
+/// The (split, subset) pairs that a task's score is the mean over; none where the task is not known.
+pub type Expected<'a> = dyn Fn(&str) -> Option<Vec<(String, String)>> + 'a;
+
+/// Reads every model's results in a folder: one of a model's revision, or a root of such. Files may hold more splits than a
+/// benchmark reports, and fewer: a task that lacks one of those `expected`, or has an undefined score there, is left out.
 ///
 /// # Errors
 /// Where a file cannot be read or is no result file, or the folder holds none.
-pub fn read(folder: &Path, counts: &dyn Fn(&str, &str, &str) -> bool) -> Result<Vec<ModelResults>, StoreError> {
+pub fn read(folder: &Path, expected: &Expected<'_>) -> Result<Vec<ModelResults>, StoreError> {
     let mut found = Vec::new();
-    collect(folder, 0, counts, &mut found)?;
+    collect(folder, 0, expected, &mut found)?;
     if found.is_empty() {
         let message = "holds neither a run (record.json) nor mteb's result files (<Task>.json beside model_meta.json)";
-        return Err(StoreError::Content { path: folder.into(), message: message.into() });
+        return Err(StoreError::Results { path: folder.into(), message: message.into() });
     }
     Ok(found)
 }
@@ -136,7 +139,7 @@ pub fn read(folder: &Path, counts: &dyn Fn(&str, &str, &str) -> bool) -> Result<
 fn collect(
     folder: &Path,
     depth: usize,
-    counts: &dyn Fn(&str, &str, &str) -> bool,
+    expected: &Expected<'_>,
     found: &mut Vec<ModelResults>,
 ) -> Result<(), StoreError> {
     let io = |source| StoreError::Io { path: folder.into(), source };
@@ -147,14 +150,14 @@ fn collect(
     for path in &entries {
         if path.is_dir() {
             if depth < 3 && path.file_name().is_some_and(|name| name != "experiments") {
-                collect(path, depth + 1, counts, found)?;
+                collect(path, depth + 1, expected, found)?;
             }
             continue;
         }
         if path.extension().is_none_or(|e| e != "json") {
             continue;
         }
-        let fault = |message: String| StoreError::Content { path: path.clone(), message };
+        let fault = |message: String| StoreError::Results { path: path.clone(), message };
         let text = std::fs::read_to_string(path).map_err(|source| StoreError::Io { path: path.clone(), source })?;
         let file: Value = serde_json::from_str(&without_nan(&text)).map_err(|e| fault(format!("not JSON: {e}")))?;
         if path.file_name().is_some_and(|name| name == "model_meta.json") {
@@ -164,16 +167,8 @@ fn collect(
             continue;
         }
         let Some(task) = file["task_name"].as_str() else { continue };
-        let mut scores = Vec::new();
-        for (split, entries) in file["scores"].as_object().into_iter().flatten() {
-            for entry in entries.as_array().into_iter().flatten() {
-                if counts(task, split, entry["hf_subset"].as_str().unwrap_or("default")) {
-                    scores.extend(entry["main_score"].as_f64());
-                }
-            }
-        }
-        if !scores.is_empty() {
-            results.tasks.insert(task.into(), scores.iter().sum::<f64>() / scores.len() as f64);
+        if let Some(score) = score_of(&file, expected(task)) {
+            results.tasks.insert(task.into(), score);
             results.types.extend(file["task_type"].as_str().map(|kind| (task.to_string(), kind.to_string())));
         }
     }
@@ -181,6 +176,26 @@ fn collect(
         found.push(results);
     }
     Ok(())
+}
+
+/// A task's score: the mean over the entries expected, or over all; none where one is missing or undefined.
+fn score_of(file: &Value, expected: Option<Vec<(String, String)>>) -> Option<f64> {
+    let mut entries: Vec<(String, String, Option<f64>)> = Vec::new();
+    for (split, list) in file["scores"].as_object().into_iter().flatten() {
+        for entry in list.as_array().into_iter().flatten() {
+            let subset = entry["hf_subset"].as_str().unwrap_or("default");
+            entries.push((split.clone(), subset.into(), entry["main_score"].as_f64()));
+        }
+    }
+    let scores: Option<Vec<f64>> = match expected {
+        Some(expected) => expected
+            .iter()
+            .map(|(split, subset)| entries.iter().find(|(s, sub, _)| s == split && sub == subset)?.2)
+            .collect(),
+        None => entries.iter().map(|(_, _, score)| *score).collect(),
+    };
+    let scores = scores.filter(|scores| !scores.is_empty())?;
+    Some(scores.iter().sum::<f64>() / scores.len() as f64)
 }
 
 /// The model by the names of its folders.
@@ -245,13 +260,17 @@ mod tests {
         let written: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         assert_eq!(written["scores"]["test"][0]["main_score"], json!(0.123_457));
         assert_eq!(written["scores"]["test"][0]["hf_subset"], json!("ru"));
-        let only_test = |_: &str, split: &str, subset: &str| split == "test" && subset == "ru";
+        let only_test = |_: &str| Some(vec![("test".to_string(), "ru".to_string())]);
         for place in [folder.path(), &place] {
             let read = read(place, &only_test).unwrap();
             assert_eq!((read.len(), &read[0].model, read[0].tasks["T"]), (1, &model, 0.123_457));
             assert_eq!(read[0].types["T"], "STS");
         }
-        assert!(read(folder.path(), &|_, _, _| false).unwrap_err().to_string().contains("holds neither"));
+        // A split that is missing leaves the task without a score.
+        let more = |_: &str| Some(vec![("test".to_string(), "ru".to_string()), ("dev".to_string(), "ru".to_string())]);
+        let error = read(folder.path(), &more).unwrap_err().to_string();
+        assert!(error.contains("holds neither") && !error.contains("step"), "{error}");
+        assert_eq!(read(folder.path(), &|_| None).unwrap()[0].tasks["T"], 0.123_457);
     }
 
     #[test]

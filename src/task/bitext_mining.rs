@@ -2,7 +2,7 @@
 
 use serde_json::Map;
 
-use super::protocol::{ProtocolError, Scored, Similarity, check_finite, mean, number};
+use super::protocol::{ProtocolError, Scored, Similarity, check_finite, check_products, mean, number};
 use crate::data::matrix::Matrix;
 use crate::estimator::search::{Search, normalised};
 use crate::metric::outcomes::Outcomes;
@@ -41,6 +41,7 @@ impl<'a> Miner<'a> {
     pub fn add(&mut self, first: usize, translations: Matrix) -> Result<(), ProtocolError> {
         check_finite("the translations", &translations)?;
         let block = if self.similarity == Similarity::Cosine { normalised(translations) } else { translations };
+        check_products(&self.sentences, &block)?;
         self.search
             .add(&self.sentences, &block, first)
             .map_err(|source| ProtocolError::Estimator { what: "the search".into(), source })

@@ -47,6 +47,11 @@ impl<'a> Origin<'a> {
         Ok(Self { spec, repository })
     }
 
+    /// The commit of a hub dataset.
+    pub fn revision(&self) -> Option<String> {
+        self.repository.as_ref().map(|repository| repository.commit().to_string())
+    }
+
     /// The files of a split, in order.
     pub fn split(&self, split: &str) -> Result<Vec<PathBuf>, TaskError> {
         match (&self.spec.source, &self.repository) {
@@ -76,8 +81,9 @@ impl<'a> Origin<'a> {
                 let found = match files.get(&split_key).or_else(|| files.get(part)) {
                     Some(pattern) => repository.matching(pattern),
                     None => match repository.part(config.as_deref(), part, split) {
-                        Some(found) => Ok(found),
-                        None => return Ok(None),
+                        Ok(Some(found)) => Ok(found),
+                        Ok(None) => return Ok(None),
+                        Err(message) => Err(message),
                     },
                 };
                 self.fetch(repository.as_ref(), found).map(Some)
@@ -136,6 +142,18 @@ impl Rows {
     /// The first file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A fault of a row, told by its file and its place there.
+    pub fn fault(&self, row: usize, message: &str) -> DataError {
+        let mut at = self.chosen.get(row).copied().unwrap_or(row);
+        for table in &self.tables {
+            if at < table.rows() {
+                return DataError::content(table.path(), format!("row {}: {message}", at + 1));
+            }
+            at -= table.rows();
+        }
+        DataError::content(&self.path, message)
     }
 
     /// Number of rows.

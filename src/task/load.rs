@@ -160,6 +160,8 @@ impl SplitRows {
 pub struct TaskData {
     /// Name of a split and its rows; a score is the mean over the splits.
     pub splits: Vec<(String, SplitRows)>,
+    /// The commit of a hub dataset.
+    pub revision: Option<String>,
 }
 
 /// Share of a training split that stands in for a missing dev split, and the most rows of it.
@@ -200,12 +202,20 @@ impl TaskData {
             },
         };
         let loader = Loader { spec, origin: Origin::new(spec, datasets)?, limit };
+        if let (Split::Dev, true, Some(dev)) = (split, spec.kind.ranks(), &spec.splits.dev) {
+            let judged = loader.origin.part("qrels", dev)?;
+            for test in &spec.splits.test {
+                if judged.is_some() && judged == loader.origin.part("qrels", test)? {
+                    return Err(spec.error("splits.dev has the judgements of test: leave dev out"));
+                }
+            }
+        }
         let mut splits = Vec::with_capacity(wanted.len());
         let mut known = Known::default();
         for eval in wanted {
             splits.push((eval.name().to_string(), loader.split(eval, &mut known)?));
         }
-        Ok(Some(Self { splits }))
+        Ok(Some(Self { splits, revision: loader.origin.revision() }))
     }
 
     /// Rows evaluated.
@@ -319,8 +329,7 @@ impl Loader<'_> {
         };
         let known = &self.spec.labels;
         if !known.is_empty() && !known.contains(&written) {
-            let message = format!("row {}: the label `{written}` is none of {} (labels)", row + 1, known.join(", "));
-            return Err(DataError::content(rows.path(), message));
+            return Err(rows.fault(row, &format!("the label `{written}` is none of {} (labels)", known.join(", "))));
         }
         Ok(label)
     }
@@ -402,8 +411,8 @@ impl Loader<'_> {
                         Cell::Text(text) => text.clone(),
                         _ => "no label".into(),
                     };
-                    let message = format!("row {}: `{column}` is {shown}, expected 1 (belongs together) or 0", row + 1);
-                    return self.wrap(Err(DataError::content(rows.path(), message)));
+                    let message = format!("`{column}` is {shown}, expected 1 (belongs together) or 0");
+                    return self.wrap(Err(rows.fault(if listed { 0 } else { row }, &message)));
                 }
             });
         }
@@ -418,7 +427,7 @@ impl Loader<'_> {
         let rows = self.origin.rows(split)?;
         let (texts, labels) = (spec.column("sentences"), spec.column("labels"));
         if self.wrap(rows.holds_lists(texts))? {
-            return self.sets(&rows, split);
+            return self.sets(&rows, eval);
         }
         let texts = Texts::new(split, None, self.wrap(rows.column(|t| t.texts(texts)))?);
         let labels = self.wrap(rows.column(|t| t.labels(labels)))?;
@@ -436,14 +445,15 @@ impl Loader<'_> {
         Ok(SplitRows::Clustering { eval: eval_rows, max_documents })
     }
 
-    fn sets(&self, rows: &Rows, split: &str) -> Result<SplitRows, TaskError> {
+    fn sets(&self, rows: &Rows, eval: Eval<'_>) -> Result<SplitRows, TaskError> {
+        let split = eval.name();
         let sentences = self.wrap(rows.column(|t| t.text_lists(self.spec.column("sentences"))))?;
         let labels = self.wrap(rows.column(|t| t.label_lists(self.spec.column("labels"))))?;
         let (mut all, mut sets, mut starts) = (Vec::new(), Vec::with_capacity(sentences.len()), Vec::new());
         for (i, (sentences, cells)) in sentences.into_iter().zip(labels).enumerate() {
             if sentences.len() != cells.len() || sentences.is_empty() {
-                let message = format!("row {}: {} sentences and {} labels", i + 1, sentences.len(), cells.len());
-                return self.wrap(Err(DataError::content(rows.path(), message)));
+                let message = format!("{} sentences and {} labels", sentences.len(), cells.len());
+                return self.wrap(Err(rows.fault(i, &message)));
             }
             starts.push(all.len());
             all.extend(sentences);
@@ -451,16 +461,22 @@ impl Loader<'_> {
             sets.push(self.wrap(labels)?);
         }
         let mut texts = Texts::new(split, None, all);
+        let mut kept = match eval {
+            Eval::Split(_) => (0..sets.len()).collect(),
+            Eval::SliceOf(_) => slice(sets.len()).0,
+        };
         // A limit takes whole sets, in a seeded order, until it is reached.
         if let Some(limit) = self.limit {
-            let (mut kept, mut count) = (Vec::new(), 0);
-            for i in Generator::new(SLICE_SEED).permutation(sets.len()) {
+            let (all, mut count) = (std::mem::take(&mut kept), 0);
+            for i in Generator::new(SLICE_SEED).permutation(all.len()) {
                 if count < limit {
-                    count += sets[i].len();
-                    kept.push(i);
+                    count += sets[all[i]].len();
+                    kept.push(all[i]);
                 }
             }
             kept.sort_unstable();
+        }
+        if kept.len() < sets.len() {
             let chosen: Vec<usize> = kept.iter().flat_map(|&i| starts[i]..starts[i] + sets[i].len()).collect();
             texts = texts.pick(&chosen);
             sets = kept.into_iter().map(|i| sets[i].clone()).collect();

@@ -1,6 +1,6 @@
 //! Queries, documents and judgements: corpora in the BEIR layout, and rows of a query with its positives and negatives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::files::Origin;
@@ -190,13 +190,13 @@ fn read_candidates(
         let (path, table) = table?;
         let lists = table.text_lists("corpus-ids")?;
         for (row, (query, list)) in table.texts("query-id")?.into_iter().zip(lists).enumerate() {
-            let mut found = Vec::with_capacity(list.len());
+            let (mut found, mut seen) = (Vec::with_capacity(list.len()), HashSet::with_capacity(list.len()));
             for id in &list {
                 let Some(&document) = number.get(id.as_str()) else {
                     let message = format!("row {}: candidate `{id}` of query `{query}` is not in the corpus", row + 1);
                     return Err(DataError::content(path, message));
                 };
-                if !found.contains(&document) {
+                if seen.insert(document) {
                     found.push(document);
                 }
             }

@@ -165,6 +165,9 @@ pub enum ProtocolError {
         /// What was asked for.
         metric: String,
     },
+    /// Embeddings whose products are no numbers.
+    #[error("the embeddings are so large that their inner products overflow: normalise them")]
+    TooLarge,
     /// Documents without any text.
     #[error("all {documents} documents are empty texts: check the corpus' text column")]
     EmptyTexts {
@@ -200,6 +203,13 @@ pub(super) fn check_finite(what: &'static str, matrix: &Matrix) -> Result<(), Pr
         Some(at) => Err(ProtocolError::NotFiniteEmbedding { what, row: at / cols }),
         None => Ok(()),
     }
+}
+
+/// Checks that no inner product of a row of one with a row of the other can overflow `f32`.
+pub(super) fn check_products(a: &Matrix, b: &Matrix) -> Result<(), ProtocolError> {
+    let largest = |m: &Matrix| m.data().iter().fold(0f32, |most, v| most.max(v.abs()));
+    let bound = f64::from(largest(a)) * f64::from(largest(b)) * a.cols() as f64;
+    if bound > f64::from(f32::MAX) { Err(ProtocolError::TooLarge) } else { Ok(()) }
 }
 
 /// Checks that there are rows, and as many as labels.

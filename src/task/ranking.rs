@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde_json::Map;
 
 use super::load::Texts;
-use super::protocol::{ProtocolError, Scored, Similarity, check_finite, mean, number};
+use super::protocol::{ProtocolError, Scored, Similarity, check_finite, check_products, mean, number};
 use crate::data::corpus::Corpus;
 use crate::data::matrix::Matrix;
 use crate::data::table::DataError;
@@ -164,6 +164,7 @@ impl<'a> Ranker<'a> {
         }
         let embeddings = if self.similarity == Similarity::Cosine { normalised(embeddings) } else { embeddings };
         let queries = &self.queries;
+        check_products(queries, &embeddings)?;
         match &mut self.work {
             Work::All(search) => search
                 .add(queries, &embeddings, documents.first().copied().unwrap_or_default())

@@ -53,6 +53,9 @@ fn empty(path: &Path) -> TaskError {
 fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
     let r = Reader::new(Some(root), "", &root.origin, faults);
     let name = r.plain_name("name");
+    if name == "model_meta" {
+        r.fault("name", "is the name of another file beside the results: take another");
+    }
     if !r.has("type") {
         r.fault("type", "is missing");
     }
@@ -72,6 +75,13 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
     let source = read_source(&d, folder);
     let filter = read_filter(&d);
     let subsample = d.whole("subsample", 1..=10_000_000, "from 1");
+    if kind.ranks() && (is_corpus(&source) || matches!(source, Source::Hub { .. })) {
+        for (key, given) in [("filter", !filter.is_empty()), ("subsample", subsample.is_some())] {
+            if given {
+                d.fault(key, "rows of a corpus with queries are not filtered or sampled: leave it out");
+            }
+        }
+    }
     d.finish();
     let s = r.section("splits");
     let splits = Splits { train: s.text("train"), dev: s.text("dev"), test: s.texts("test").unwrap_or_default() };
@@ -89,7 +99,8 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
     }
     let rows_of = |split: &String| match &source {
         Source::Files(files) if is_corpus(&source) => {
-            files.get(&format!("qrels.{split}")).map(|file| file.display().to_string())
+            let file = files.get(&format!("qrels.{split}")).or_else(|| files.get("qrels"));
+            file.map(|file| file.display().to_string())
         }
         Source::Files(files) => files.get(split).map(|file| file.display().to_string()),
         Source::Hub { .. } => Some(split.clone()),
@@ -98,6 +109,21 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
         && splits.test.iter().filter_map(rows_of).any(|test| test == dev)
     {
         s.fault("dev", "has the rows of test: choices would be made on the rows that are reported; leave dev out");
+    }
+    for (at, split) in splits.test.iter().enumerate() {
+        if splits.test[..at].contains(split) {
+            s.fault("test", format!("names `{split}` twice"));
+        }
+    }
+    let classifies = matches!(kind, TaskType::Classification | TaskType::MultilabelClassification);
+    if classifies && splits.train.as_ref().is_some_and(|train| splits.test.contains(train)) {
+        s.fault("train", "has the rows of test: a classifier would be scored on what it learnt from");
+    }
+    let names = splits.train.iter().map(|n| ("train", n)).chain(splits.dev.iter().map(|n| ("dev", n)));
+    for (key, name) in names.chain(splits.test.iter().map(|n| ("test", n))) {
+        if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+            s.fault(key, "must be a plain name: it names files");
+        }
     }
     if splits == Splits::default() {
         s.fault_here("names no split: give train, dev or test");

@@ -9,6 +9,9 @@ pub trait Repository {
     /// Names of its files.
     fn names(&self) -> &[String];
 
+    /// Its commit.
+    fn commit(&self) -> &str;
+
     /// The text of its README.md; empty where it has none.
     fn readme(&self) -> &str;
 
@@ -35,17 +38,21 @@ impl dyn Repository + '_ {
 
     /// The files of a split of a configuration (the default one where none is named).
     pub fn split(&self, config: Option<&str>, split: &str) -> Result<Vec<String>, String> {
-        let front = self.front();
+        let front = self.front()?;
         let configs = configs(&front);
         if !configs.is_empty() {
             let found = match config {
                 Some(name) => configs.iter().find(|c| c.name == name),
-                None => configs.iter().find(|c| c.name == "default" || c.default).or(configs.first()),
+                None if configs.len() == 1 => configs.first(),
+                None => configs.iter().find(|c| c.name == "default" || c.default),
             };
             let Some(found) = found else {
                 let names: Vec<&str> = configs.iter().map(|c| c.name.as_str()).collect();
                 let config = config.unwrap_or("default");
-                return Err(format!("the dataset has no configuration `{config}`; it has {}", names.join(", ")));
+                let names = names.join(", ");
+                return Err(format!(
+                    "the dataset has no configuration `{config}`; it has {names}: name one by data.config"
+                ));
             };
             let files = self.of_config(found, split);
             return if files.is_empty() {
@@ -59,26 +66,26 @@ impl dyn Repository + '_ {
     }
 
     /// The files of a part of a retrieval dataset, whose configurations bear the part's name (after `prefix-`).
-    pub fn part(&self, prefix: Option<&str>, part: &str, split: &str) -> Option<Vec<String>> {
+    pub fn part(&self, prefix: Option<&str>, part: &str, split: &str) -> Result<Option<Vec<String>>, String> {
         let names: &[&str] = match part {
             "queries" => &["query", "queries"],
             "qrels" if prefix.is_none() => &["default", "qrels"],
             _ => &[part],
         };
         let full = |name: &str| prefix.map_or_else(|| name.to_string(), |prefix| format!("{prefix}-{name}"));
-        let front = self.front();
+        let front = self.front()?;
         let configs = configs(&front);
         if let Some(found) = names.iter().find_map(|name| configs.iter().find(|c| c.name == full(name))) {
             let files = self.of_config(found, split);
             // Its only split, whatever its name.
             let files = if files.is_empty() && found.files.len() == 1 { self.named(&found.files[0].1) } else { files };
-            return (!files.is_empty()).then_some(files);
+            return Ok((!files.is_empty()).then_some(files));
         }
         if !configs.is_empty() {
-            return None;
+            return Ok(None);
         }
         let names: &[&str] = if part == "qrels" { &["qrels"] } else { names };
-        names.iter().find_map(|name| {
+        Ok(names.iter().find_map(|name| {
             let name = full(name);
             let inside: Vec<String> = self
                 .data_files()
@@ -90,12 +97,12 @@ impl dyn Repository + '_ {
             let of_split: Vec<String> = inside.iter().filter(|file| says(file, split)).cloned().collect();
             let files = if of_split.is_empty() { inside } else { of_split };
             (!files.is_empty()).then_some(files)
-        })
+        }))
     }
 
     /// Whether the README says that a column holds numbers of a class list.
     pub fn class_labels(&self, column: &str) -> bool {
-        let front = self.front();
+        let Ok(front) = self.front() else { return false };
         let Some(info) = front.as_ref().and_then(|front| front.get("dataset_info")) else { return false };
         let infos: Vec<&Node> = if let Value::List(items) = &info.value { items.iter().collect() } else { vec![info] };
         infos.iter().filter_map(|info| info.get("features")).any(|features| match &features.value {
@@ -107,10 +114,13 @@ impl dyn Repository + '_ {
         })
     }
 
-    fn front(&self) -> Option<Node> {
-        let rest = self.readme().trim_start_matches('\u{feff}').strip_prefix("---")?;
-        let end = rest.find("\n---")?;
-        node::parse(&rest[..end]).ok()
+    /// What the README says of the dataset, in the YAML at its head.
+    fn front(&self) -> Result<Option<Node>, String> {
+        let head = self.readme().trim_start_matches('\u{feff}').strip_prefix("---");
+        let Some((rest, end)) = head.and_then(|rest| Some((rest, rest.find("\n---")?))) else { return Ok(None) };
+        node::parse(&rest[..end]).map(Some).map_err(|(line, message)| {
+            format!("the dataset's README.md: line {line}: {message}; data.files can name the files")
+        })
     }
 
     fn of_config(&self, config: &DataConfig, split: &str) -> Vec<String> {
@@ -154,10 +164,15 @@ impl dyn Repository + '_ {
         })
     }
 
+    /// The files that match, in the order of the patterns, by name where one matches several.
     fn named(&self, patterns: &[String]) -> Vec<String> {
-        let mut found: Vec<String> =
-            self.names().iter().filter(|name| patterns.iter().any(|pattern| glob(pattern, name))).cloned().collect();
-        found.sort();
+        let mut found: Vec<String> = Vec::new();
+        for pattern in patterns {
+            let mut matching: Vec<&String> = self.names().iter().filter(|name| glob(pattern, name)).collect();
+            matching.sort();
+            matching.dedup();
+            found.extend(matching.into_iter().filter(|name| !found.contains(name)).cloned().collect::<Vec<_>>());
+        }
         found
     }
 
@@ -223,16 +238,51 @@ fn configs(front: &Option<Node>) -> Vec<DataConfig> {
         .collect()
 }
 
-/// `*` stands for anything but a slash, `**` for anything.
+/// `*` stands for anything but a slash, `**` for anything, `**/` for no folder too.
 fn glob(pattern: &str, text: &str) -> bool {
-    let Some(at) = pattern.find('*') else { return pattern == text };
-    let Some(rest) = text.strip_prefix(&pattern[..at]) else { return false };
-    let deep = pattern[at..].starts_with("**");
-    let after = pattern[at..].trim_start_matches('*');
-    // `**/` also stands for no folder at all.
-    let after = if deep { after.strip_prefix('/').unwrap_or(after) } else { after };
-    let ends = rest.char_indices().map(|(i, _)| i).chain([rest.len()]);
-    ends.take_while(|&end| deep || !rest[..end].contains('/')).any(|end| glob(after, &rest[end..]))
+    #[derive(PartialEq)]
+    enum Piece {
+        One(u8),
+        Any { deep: bool },
+    }
+    let mut pieces = Vec::new();
+    let mut rest = pattern.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first != b'*' {
+            pieces.push(Piece::One(*first));
+            continue;
+        }
+        let deep = rest.first() == Some(&b'*');
+        while let [b'*', after @ ..] = rest {
+            rest = after;
+        }
+        if deep && rest.first() == Some(&b'/') {
+            rest = &rest[1..];
+        }
+        pieces.push(Piece::Any { deep });
+    }
+    // Which beginnings of the pattern the text so far can be: a pattern of many stars costs their number, not its powers.
+    let mut at = vec![false; pieces.len() + 1];
+    at[0] = true;
+    let skip = |at: &mut Vec<bool>| {
+        for (i, piece) in pieces.iter().enumerate() {
+            at[i + 1] |= at[i] && matches!(piece, Piece::Any { .. });
+        }
+    };
+    skip(&mut at);
+    for byte in text.bytes() {
+        let mut next = vec![false; pieces.len() + 1];
+        for (i, piece) in pieces.iter().enumerate().filter(|(i, _)| at[*i]) {
+            match piece {
+                Piece::One(one) => next[i + 1] |= *one == byte,
+                Piece::Any { deep } => next[i] |= *deep || byte != b'/',
+            }
+        }
+        skip(&mut next);
+        at = next;
+    }
+    at[pieces.len()]
 }
 
 #[cfg(test)]
@@ -250,6 +300,10 @@ mod tests {
             self.1
         }
 
+        fn commit(&self) -> &str {
+            "0"
+        }
+
         fn fetch(&self, name: &str) -> Result<PathBuf, String> {
             Ok(name.into())
         }
@@ -262,6 +316,7 @@ mod tests {
     #[test]
     fn globs_stop_at_folders() {
         assert!(glob("data/test-*", "data/test-00000-of-00001.parquet") && glob("**/*.csv", "a/b/c.csv"));
+        assert!(!glob(&"*a".repeat(500), &"a".repeat(400)) && glob(&"*a".repeat(400), &"a".repeat(400)));
         assert!(
             glob("*.csv", "a.csv") && !glob("*.csv", "b/a.csv") && glob("**", "b/a.csv") && glob("**/a.csv", "a.csv")
         );
@@ -289,10 +344,15 @@ mod tests {
             ["corpus/corpus-0.parquet", "queries/queries-0.parquet", "data/test-0.parquet", "data/test-1.parquet"];
         let repository = fake(&names, README);
         assert_eq!(repository.split(None, "test").unwrap(), names[2..]);
-        assert_eq!(repository.part(None, "corpus", "test").unwrap(), names[..1]);
-        assert_eq!(repository.part(None, "queries", "test").unwrap(), names[1..2]);
-        assert_eq!(repository.part(None, "qrels", "test").unwrap(), names[2..]);
-        assert_eq!(repository.part(None, "top_ranked", "test"), None);
+        let part = |name: &str| repository.part(None, name, "test").unwrap();
+        assert_eq!(part("corpus").unwrap(), names[..1]);
+        assert_eq!(part("queries").unwrap(), names[1..2]);
+        assert_eq!(part("qrels").unwrap(), names[2..]);
+        assert_eq!(part("top_ranked"), None);
+        let ambiguous =
+            fake(&["ru.csv"], "---\nconfigs: [{config_name: ru, data_files: ru.csv}, {config_name: en}]\n---\n");
+        assert!(ambiguous.split(None, "train").unwrap_err().contains("it has ru, en: name one by data.config"));
+        assert!(fake(&["a.csv"], "---\na: [\n---\n").split(None, "train").unwrap_err().contains("README.md"));
         assert!(repository.split(Some("ru"), "test").unwrap_err().contains("no configuration `ru`"));
         assert!(repository.class_labels("label") && !repository.class_labels("text"));
     }
@@ -300,9 +360,10 @@ mod tests {
     #[test]
     fn beir_folders_need_no_readme() {
         let repository = fake(&["corpus.jsonl", "queries.jsonl", "qrels/test.tsv", "qrels/dev.tsv"], "");
-        assert_eq!(repository.part(None, "qrels", "dev").unwrap(), ["qrels/dev.tsv"]);
-        assert_eq!(repository.part(None, "corpus", "dev").unwrap(), ["corpus.jsonl"]);
+        assert_eq!(repository.part(None, "qrels", "dev").unwrap().unwrap(), ["qrels/dev.tsv"]);
+        assert_eq!(repository.part(None, "corpus", "dev").unwrap().unwrap(), ["corpus.jsonl"]);
         let languages = fake(&["ru-corpus/dev-0.parquet", "ru-queries/dev-0.parquet", "en-corpus/dev-0.parquet"], "");
-        assert_eq!(languages.part(Some("ru"), "corpus", "dev").unwrap(), ["ru-corpus/dev-0.parquet"]);
+        let part = languages.part(Some("ru"), "corpus", "dev").unwrap();
+        assert_eq!(part.unwrap(), ["ru-corpus/dev-0.parquet"]);
     }
 }

@@ -24,7 +24,17 @@ pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Selection, Ta
     let mut out = Selection::default();
     for selector in selectors {
         let path = Path::new(selector);
-        let found = if path.is_dir() {
+        // A benchmark's name is one wherever it is given, beside a folder of that name too.
+        let named_list = if selector.contains(['/', '.', '*', '=']) {
+            None
+        } else {
+            Library::known(&mut library, folders)?.benchmarks.iter().find(|b| b.name == *selector).cloned()
+        };
+        let found = if let Some(benchmark) = named_list {
+            let tasks = Library::known(&mut library, folders)?.tasks_of(&benchmark)?;
+            out.benchmark = (selectors.len() == 1).then_some(benchmark);
+            tasks
+        } else if path.is_dir() {
             folder(path)?.0
         } else if path.is_file() {
             let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -40,14 +50,7 @@ pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Selection, Ta
         } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
             return Err(unknown(selector, "no such task file".into()));
         } else {
-            let library = Library::known(&mut library, folders)?;
-            match library.benchmarks.iter().find(|b| b.name == *selector) {
-                Some(benchmark) => {
-                    out.benchmark = (selectors.len() == 1).then(|| benchmark.clone());
-                    library.tasks_of(benchmark)?
-                }
-                None => named(selector, library)?,
-            }
+            named(selector, Library::known(&mut library, folders)?)?
         };
         for task in found {
             match out.tasks.iter().find(|t| t.name == task.name) {
