@@ -93,7 +93,7 @@ impl Place {
         let file = |kind: &str, files: &str, splits: &str, more: &str| {
             let yaml = format!("name: {kind}\ntype: {kind}\ndata: {{files: {files}}}\nsplits: {splits}\n{more}");
             std::fs::create_dir_all(self.path("all")).unwrap();
-            self.write(&format!("all/{kind}.yaml"), &yaml.replace("jsonl", "jsonl"));
+            self.write(&format!("all/{kind}.yaml"), &yaml);
         };
         let beside = |name: &str| format!("{{train: ../{name}, test: ../{name}}}");
         let (with_train, test) = ("{train: train, test: test}", "{test: test}");

@@ -112,6 +112,9 @@ fn of_run(record: &RunRecord, columns: &mut Vec<Column>, types: &mut BTreeMap<St
     }
 }
 
+/// A task's type and score.
+type Typed = (String, Option<f64>);
+
 /// The table: tasks by type, then the means, over a set that is named; a missing task blanks the means that it belongs to.
 fn side_by_side(
     args: &Args,
@@ -156,11 +159,11 @@ fn side_by_side(
         row.extend(columns.iter().map(|column| shown(column.scores.get(task).copied())));
         rows.push(row);
     }
-    let typed = |column: &Column| -> Vec<(String, Option<f64>)> {
+    let typed = |column: &Column| -> Vec<Typed> {
         tasks.iter().map(|(kind, task)| (kind.clone(), column.scores.get(task).copied())).collect()
     };
-    let all: Vec<Vec<(String, Option<f64>)>> = columns.iter().map(typed).collect();
-    let mut mean = |name: String, over: String, f: &dyn Fn(&[(String, Option<f64>)]) -> Option<f64>| {
+    let all: Vec<Vec<Typed>> = columns.iter().map(typed).collect();
+    let mut mean = |name: String, over: String, f: &dyn Fn(&[Typed]) -> Option<f64>| {
         let mut row = vec![name, over];
         row.extend(all.iter().map(|scores| shown(f(scores))));
         rows.push(row);

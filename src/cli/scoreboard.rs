@@ -42,6 +42,13 @@ pub struct Scoreboard {
     pub prompts: BTreeMap<String, BTreeMap<&'static str, String>>,
 }
 
+/// Means over a set of tasks; none where a score is missing.
+struct Means {
+    over_tasks: Option<f64>,
+    of_types: Vec<(TaskType, Option<f64>)>,
+    over_types: Option<f64>,
+}
+
 impl Default for Scoreboard {
     fn default() -> Self {
         Self {
@@ -89,17 +96,20 @@ impl Scoreboard {
         self.scores.iter().find(|s| s.record.name == task).map(|s| s.record.main_score)
     }
 
-    /// (mean over tasks, means of the types, mean over the types).
-    fn means(&self) -> (Option<f64>, Vec<(TaskType, Option<f64>)>, Option<f64>) {
+    fn means(&self) -> Means {
         let typed: Vec<(TaskType, Option<f64>)> =
             self.tasks.iter().map(|(name, kind)| (*kind, self.score_of(name))).collect();
         let all: Vec<Option<f64>> = typed.iter().map(|(_, score)| *score).collect();
-        (aggregate::mean_task(&all), aggregate::type_means(&typed), aggregate::mean_task_type(&typed))
+        Means {
+            over_tasks: aggregate::mean_task(&all),
+            of_types: aggregate::type_means(&typed),
+            over_types: aggregate::mean_task_type(&typed),
+        }
     }
 
     /// One JSON document.
     pub fn as_json(&self) -> Value {
-        let (mean_task, by_type, mean_task_type) = self.means();
+        let Means { over_tasks: mean_task, of_types: by_type, over_types: mean_task_type } = self.means();
         let tasks: Vec<Value> = self.scores.iter().map(|s| self.task_json(s)).collect();
         let types: Map<String, Value> = by_type.iter().map(|(kind, mean)| (kind.name().into(), json!(mean))).collect();
         let failed: Vec<Value> =
@@ -166,7 +176,7 @@ impl Scoreboard {
             }
             rows.push(row);
         }
-        let (mean_task, by_type, mean_task_type) = self.means();
+        let Means { over_tasks: mean_task, of_types: by_type, over_types: mean_task_type } = self.means();
         let mut mean_row = |name: String, over: String, mean: Option<f64>| {
             rows.push(vec![name, over, String::new(), mean.map_or_else(|| "–".into(), |m| format!("{m:.4}"))]);
         };

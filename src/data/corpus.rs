@@ -12,6 +12,9 @@ use super::table::{DataError, Table};
 /// Names of a corpus' columns in the BEIR layout; the first that is there counts.
 const ID: [&str; 2] = ["id", "_id"];
 
+/// Takes texts of a corpus, with the number of the first.
+pub type Take<'a, E> = dyn FnMut(usize, &[String]) -> Result<(), E> + 'a;
+
 /// Bytes of a line at the most: beyond, it is no text.
 const LONGEST_LINE: u64 = 256 << 20;
 
@@ -69,11 +72,7 @@ impl Corpus {
     ///
     /// # Errors
     /// Where a file has changed or a row has no text; or what `take` gives.
-    pub fn blocks<E: From<DataError>>(
-        &self,
-        size: usize,
-        take: &mut dyn FnMut(usize, &[String]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn blocks<E: From<DataError>>(&self, size: usize, take: &mut Take<'_, E>) -> Result<(), E> {
         let mut block = Block { texts: Vec::new(), first: 0, size: size.max(1), take };
         for file in &self.files {
             if is_json_lines(file) {
@@ -113,7 +112,7 @@ struct Block<'a, E> {
     texts: Vec<String>,
     first: usize,
     size: usize,
-    take: &'a mut dyn FnMut(usize, &[String]) -> Result<(), E>,
+    take: &'a mut Take<'a, E>,
 }
 
 impl<E> Block<'_, E> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::Origin;
 use super::load::Texts;
-use super::ranking::{Documents, RankingRows};
+use super::ranking::{Documents, Judged, RankingRows};
 use super::spec::{TaskError, TaskSpec, TaskType};
 use crate::data::corpus::{Corpus, id_column};
 use crate::data::table::{DataError, Table};
@@ -83,7 +83,7 @@ fn load_corpus(
     let place = qrel_files.first().map_or(Path::new("qrels"), PathBuf::as_path);
 
     let known: HashMap<&str, usize> = ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
-    let mut of_query: Vec<Option<Vec<(Option<u32>, i64)>>> = vec![None; ids.len()];
+    let mut of_query: Vec<Option<Vec<Judged>>> = vec![None; ids.len()];
     let mut at: HashMap<(usize, &str), usize> = HashMap::new();
     let (mut missing, mut unknown_queries) = (Vec::new(), 0usize);
     for (query, document, grade) in &judgements {

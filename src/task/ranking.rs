@@ -7,7 +7,7 @@ use serde_json::Map;
 
 use super::load::Texts;
 use super::protocol::{ProtocolError, Scored, Similarity, check_finite, check_products, mean, number};
-use crate::data::corpus::Corpus;
+use crate::data::corpus::{Corpus, Take};
 use crate::data::matrix::Matrix;
 use crate::data::table::DataError;
 use crate::estimator::search::{Hit, Search, normalised};
@@ -44,11 +44,7 @@ impl Documents {
     ///
     /// # Errors
     /// Those of [`Corpus::blocks`].
-    pub fn blocks<E: From<DataError>>(
-        &self,
-        size: usize,
-        take: &mut dyn FnMut(usize, &[String]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn blocks<E: From<DataError>>(&self, size: usize, take: &mut Take<'_, E>) -> Result<(), E> {
         match self {
             Self::Listed { texts, .. } => {
                 texts.texts.chunks(size).enumerate().try_for_each(|(i, block)| take(i * size, block))
@@ -57,6 +53,9 @@ impl Documents {
         }
     }
 }
+
+/// A judged document (none: not in the corpus) and its grade.
+pub type Judged = (Option<u32>, i64);
 
 /// The queries of a split, the documents, and what is known of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,8 +66,8 @@ pub struct RankingRows {
     pub queries: Texts,
     /// The documents.
     pub documents: Documents,
-    /// Per query the judged documents (none: not in the corpus) and their grades.
-    pub judged: Vec<Vec<(Option<u32>, i64)>>,
+    /// Per query what is judged.
+    pub judged: Vec<Vec<Judged>>,
     /// Per query the documents that are ranked; all where there are none given.
     pub candidates: Option<Vec<Vec<u32>>>,
 }

@@ -160,7 +160,7 @@ impl dyn Repository + '_ {
             let name = name.strip_suffix(".gz").or_else(|| name.strip_suffix(".zst")).unwrap_or(name);
             [".parquet", ".jsonl", ".json", ".csv", ".tsv"].iter().any(|end| name.ends_with(end))
                 && !name.split('/').any(|piece| piece.starts_with('.') || piece.starts_with("__"))
-                && !["dataset_infos.json", "config.json"].iter().any(|other| name == *other)
+                && !["dataset_infos.json", "config.json"].contains(&name)
         })
     }
 
