@@ -239,6 +239,8 @@ impl Case {
             }
             _ => {
                 set(&mut settings, &[("ignore_identical_ids", "ignore_identical_ids")]);
+                // mteb takes judgements of documents that are not there.
+                settings["allow_missing_documents"] = json!(true);
                 let texts = |key: &str| {
                     let ids = self.data[key].as_array().unwrap().iter();
                     ids.map(|id| json!({"_id": id, "text": "x"})).collect()
@@ -477,6 +479,59 @@ fn cases() {
     ];
     for kind in types {
         assert!(by_type.contains_key(kind), "no {kind} case in {}", golden().display());
+    }
+}
+
+/// mteb's task object has one generator for multilabel samples and one for clusterings, which go on to the next split.
+#[test]
+fn generators_go_on_from_split_to_split() {
+    for name in ["ml_18label", "clu_8_seed7"] {
+        let case = Case::read(golden().join(name));
+        let folder = tempfile::tempdir().unwrap();
+        let spec = TaskSpec::load(&case.write(folder.path())).unwrap();
+        let mut data = TaskData::load(&spec, Split::Test, None).unwrap().unwrap();
+        let again = data.splits[0].1.clone();
+        data.splits.push(("again".into(), again));
+        let evaluation =
+            evaluate(&spec, Split::Test, &data, &Stored(&case), &[case.seed()], Protocol::Sklearn19).unwrap();
+        let scores = &evaluation.seeds[0];
+        let second = match case.kind.as_str() {
+            "MultilabelClassification" => {
+                let labels: BTreeMap<String, Vec<Vec<Label>>> = take(&case.data["labels"]);
+                let (samples, experiments) = (case.setting("samples_per_label"), case.setting("n_experiments"));
+                let mut random = Generator::new(case.seed());
+                let mut draw =
+                    || multilabel::training_rows(&labels["train"], samples, experiments, &mut random).unwrap();
+                let rows = [draw(), draw()].into_iter().last().unwrap();
+                let (train, eval) = (case.inputs.matrix("train"), case.inputs.matrix("test"));
+                let voting = (case.setting("k_neighbors"), Estimator::Own);
+                multilabel::score(&train, &labels["train"], &rows, &eval, &labels["test"], voting).unwrap()
+            }
+            _ => {
+                let labels: BTreeMap<String, Vec<Label>> = take(&case.data["labels"]);
+                let mut random = PythonRandom::new(case.seed());
+                let settings = clustering::Settings {
+                    experiments: case.setting("n_clusters"),
+                    sample_size: case.setting("max_documents_per_cluster"),
+                    batch_size: case.setting("k_mean_batch_size"),
+                    seed: case.seed(),
+                    estimator: Estimator::Own,
+                };
+                let all = case.inputs.matrix("test");
+                let mut score = || {
+                    let rows =
+                        clustering::document_rows(all.rows(), case.setting("max_document_to_embed"), &mut random);
+                    let of_rows: Vec<Label> = rows.iter().map(|&row| labels["test"][row].clone()).collect();
+                    let newest = Protocol::Sklearn19;
+                    clustering::score(&all.select(&rows), &of_rows, &mut random, &settings, newest).unwrap()
+                };
+                [score(), score()].into_iter().last().unwrap()
+            }
+        };
+        assert_eq!(scores.splits[1].1.scores, second.scores, "{name}");
+        assert_ne!(scores.splits[0].1.main_score, second.main_score, "{name}");
+        let mean = (scores.splits[0].1.main_score + second.main_score) / 2.0;
+        assert!((scores.main_score - mean).abs() < 1e-15, "{name}");
     }
 }
 

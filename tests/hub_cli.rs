@@ -2,9 +2,12 @@
 
 mod hub_server;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use embeval::task::benchmark::{built_in_benchmarks, built_in_tasks};
+use embeval::task::spec::{Source, TaskSpec, TaskType};
 use hub_server::{Fault, Repo, Server, TOKEN};
 use serde_json::{Value, json};
 
@@ -143,6 +146,97 @@ fn a_model_and_its_tasks_by_id() {
     // A folder's scores are those of the same files by id.
     let own = scores(&place.run(&["score", bert().to_str().unwrap(), "--tasks", "Pairs.yaml", "--format", "json"]));
     assert_eq!(own["tasks"][0]["scores"], board["tasks"][0]["scores"]);
+}
+
+/// Stand-ins of a task's data in its repository: the splits, columns and configurations that its file names.
+fn stand_in(task: &TaskSpec, repos: &mut BTreeMap<String, Repo>) {
+    let Source::Hub { repo: id, revision, config, .. } = &task.source else { panic!("{}: not of the hub", task.name) };
+    let mut repo = repos.remove(id).unwrap_or_else(|| Repo::dataset(id));
+    repo.commit = revision.clone().unwrap();
+    let text = |i: usize| format!("{} {}", WORDS[i % 6], WORDS[(i / 6) % 6]);
+    if task.kind.ranks() {
+        let prefix = config.as_ref().map_or(String::new(), |config| format!("{config}-"));
+        let split = &task.splits.test[0];
+        let documents = lines((0..12).map(|i| json!({"_id": format!("d{i}"), "title": WORDS[i % 6], "text": text(i)})));
+        let queries = lines((0..6).map(|i| json!({"_id": format!("q{i}"), "text": text(i)})));
+        let grades =
+            lines((0..6).map(|i| json!({"query-id": format!("q{i}"), "corpus-id": format!("d{i}"), "score": 1})));
+        let lists =
+            lines((0..6).map(|i| json!({"query-id": format!("q{i}"), "corpus-ids": [format!("d{i}"), "d7", "d8"]})));
+        // The default configuration of a repository without a prefix is that of its judgements.
+        let judged = if prefix.is_empty() { "default".to_string() } else { format!("{prefix}qrels") };
+        let mut readme = "---\nconfigs:\n".to_string();
+        for (name, content) in [
+            (format!("{prefix}corpus"), documents),
+            (format!("{prefix}queries"), queries),
+            (judged, grades),
+            (format!("{prefix}top_ranked"), lists),
+        ] {
+            readme +=
+                &format!("- config_name: {name}\n  data_files:\n  - split: {split}\n    path: {name}/{split}-*\n");
+            repo = repo.file(&format!("{name}/{split}-00000-of-00001.jsonl"), content);
+        }
+        repos.insert(id.clone(), repo.file("README.md", readme + "---\n"));
+        return;
+    }
+    for split in task.splits.train.iter().chain(&task.splits.dev).chain(&task.splits.test) {
+        let row = |i: usize| {
+            let mut row = serde_json::Map::new();
+            for (role, column) in &task.columns {
+                let value = match (role.as_str(), task.kind) {
+                    ("label", _) => json!(i % 3),
+                    ("labels", TaskType::MultilabelClassification) => json!([i % 3, 3]),
+                    ("labels", TaskType::PairClassification) => json!(i % 2),
+                    ("labels", _) => json!(format!("класс {}", i % 4)),
+                    ("score", _) => json!((i % 3).to_string()),
+                    (role, _) => json!(text(i * (1 + usize::from(role.ends_with('2'))))),
+                };
+                row.insert(column.clone(), value);
+            }
+            for (column, value) in &task.filter {
+                row.insert(column.clone(), json!(if i % 5 == 0 { "en" } else { value.as_str() }));
+            }
+            Value::Object(row)
+        };
+        repo = repo.file(&format!("data/{split}-00000-of-00001.jsonl"), lines((0..60).map(row)));
+    }
+    repos.insert(id.clone(), repo);
+}
+
+/// Every task of MTEB(rus, v1.1) from its own repository, split, columns and configuration, as its file names them.
+#[test]
+fn rumteb_whole_over_stand_ins() {
+    let place = Place::new();
+    let mut repos = BTreeMap::from([("org/bert".to_string(), Repo::model("org/bert").folder(&bert()))]);
+    let benchmark = built_in_benchmarks().unwrap().into_iter().find(|b| b.name == "rumteb").unwrap();
+    for task in built_in_tasks().unwrap().iter().filter(|task| benchmark.tasks.contains(&task.name)) {
+        stand_in(task, &mut repos);
+    }
+    let server = Server::start(repos.into_values().collect());
+    let mut command =
+        place.command(&["-q", "score", "org/bert", "--tasks", "rumteb", "--output", "results", "--format", "json"]);
+    let output = command.env("HF_ENDPOINT", &server.url).output().unwrap();
+    let board = scores(&output);
+    assert_eq!((board["tasks"].as_array().unwrap().len(), &board["failed"]), (23, &json!([])));
+    assert_eq!((&board["set"], &board["tasks_in_set"]), (&json!("MTEB(rus, v1.1)"), &json!(23)));
+    assert!(board["mean_task_type"].is_f64() && board["type_means"].as_object().unwrap().len() == 7);
+    let folder =
+        std::fs::read_dir(place.folder.path().join("results/org__bert")).unwrap().next().unwrap().unwrap().path();
+    for task in built_in_tasks().unwrap().iter().filter(|task| benchmark.tasks.contains(&task.name)) {
+        let file: Value =
+            serde_json::from_slice(&std::fs::read(folder.join(format!("{}.json", task.name))).unwrap()).unwrap();
+        let Source::Hub { revision, .. } = &task.source else { panic!() };
+        assert_eq!(file["dataset_revision"].as_str(), revision.as_deref());
+        for split in &task.splits.test {
+            assert_eq!(file["scores"][split][0]["hf_subset"], task.subset.as_str(), "{}", task.name);
+        }
+    }
+    // The published row stands beside it, over the tasks that both have.
+    let published = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports/published");
+    let report = place.run(&["report", "results", published.to_str().unwrap(), "--tasks", "rumteb-14"]);
+    let table = String::from_utf8(report.stdout).unwrap();
+    let mean = table.lines().find(|line| line.starts_with("| Mean (Task)")).unwrap();
+    assert!(mean.contains(" 0.549 |") && !mean.contains('–'), "{table}");
 }
 
 #[test]

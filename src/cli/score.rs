@@ -182,11 +182,26 @@ fn finish(args: &Args, board: &Scoreboard) -> anyhow::Result<()> {
         Format::Markdown => board.as_table(true),
     })?;
     if !board.failed.is_empty() {
-        let named: Vec<String> = board.failed.iter().map(|(_, error)| format!("\n  {error}")).collect();
         let all = board.failed.len() + board.scores.len();
-        bail!("{} of {all} tasks could not be scored:{}", board.failed.len(), named.concat());
+        bail!("{} of {all} tasks could not be scored:{}", board.failed.len(), reasons(&board.failed));
     }
     Ok(())
+}
+
+/// A line a reason; tasks that failed for the same one share it.
+fn reasons(failed: &[(String, String)]) -> String {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for (task, error) in failed {
+        let reason = error
+            .strip_prefix(&format!("task {task}"))
+            .map_or(error.as_str(), |rest| rest.trim_start_matches([':', ' ']));
+        let reason = reason.to_string();
+        match lines.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, tasks)) => tasks.push(task),
+            None => lines.push((reason, vec![task])),
+        }
+    }
+    lines.iter().map(|(reason, tasks)| format!("\n  {}: {reason}", tasks.join(", "))).collect()
 }
 
 /// `local/<folder>`: mteb wants an organisation.
@@ -273,10 +288,12 @@ impl Scoring<'_> {
                 }
                 Err(error) if selection.tasks.len() == 1 => return Err(error),
                 Err(error) => {
+                    // All are told at the end; now, so that nobody waits for what has failed.
+                    let told = super::describe(&error);
                     if !self.quiet {
-                        tracing::warn!("{error:#}");
+                        tracing::warn!("{told}");
                     }
-                    board.failed.push((task.name.clone(), format!("{error:#}")));
+                    board.failed.push((task.name.clone(), told));
                 }
             }
         }

@@ -35,7 +35,7 @@ enum Action {
         #[arg(required = true)]
         selectors: Vec<String>,
     },
-    /// Loads every row of every side and says what is wrong.
+    /// Loads every side and says what is wrong; of a corpus the ids are read, the texts are not.
     Check {
         /// Selectors (default: all in tasks/ whose data is in files).
         selectors: Vec<String>,

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use self::handle::Inner;
 
-/// What turns text into embeddings: a SHA-256 over weights, adapter, tokenizer, pooling, maximal length and dtype.
+/// What turns text into embeddings: a SHA-256 over weights, adapter, tokenizer, pooling, maximal length and arithmetic.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity(pub [u8; 32]);
 
