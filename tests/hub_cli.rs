@@ -194,7 +194,7 @@ fn stand_in(task: &TaskSpec, repos: &mut BTreeMap<String, Repo>) {
                 row.insert(column.clone(), value);
             }
             for (column, value) in &task.filter {
-                row.insert(column.clone(), json!(if i % 5 == 0 { "en" } else { value.as_str() }));
+                row.insert(column.clone(), json!(if i.is_multiple_of(5) { "en" } else { value.as_str() }));
             }
             Value::Object(row)
         };

@@ -54,7 +54,8 @@ pub struct Args {
     /// The model's name in result files, ORG/NAME; the prompts that mteb registers for it are used.
     #[arg(long, value_name = "ORG/NAME")]
     model_name: Option<String>,
-    /// Write result files as mteb's: `DIR/<org>__<model>/<revision>/<Task>.json`.
+    /// Write result files as mteb's: `DIR/<org>__<model>/<revision>/<Task>.json`; those of a run with a limit, on dev, with
+    /// another seed or a prompt go to `experiments/` in there, so that none passes for a published one.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda or cuda:N.
