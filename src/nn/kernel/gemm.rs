@@ -70,34 +70,62 @@ pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b
     if k >= 8 && n >= 8 && n * k >= 1 << 11 && super::packed::multiply(out, accumulate, scale, a, b) {
         return;
     }
+    // `gemm` sums in another order where the result is a single row or has few values; rows of zeros keep it from that.
+    let padded = (FEW_VALUES / n + 1).max(2);
+    if !a.transposed && m < padded {
+        let mut rows = vec![0.0; padded * k];
+        rows[..m * k].copy_from_slice(a.data);
+        let mut result = vec![0.0; padded * n];
+        if accumulate {
+            result[..m * n].copy_from_slice(out);
+        }
+        by_gemm(&mut result, accumulate, scale, Operand::new(&rows, padded, k), b);
+        out.copy_from_slice(&result[..m * n]);
+    } else {
+        by_gemm(out, accumulate, scale, a, b);
+    }
+}
+
+/// Values of a result up to which the `gemm` crate takes inner products one by one (`H_M`, `H_N` in its source).
+const FEW_VALUES: usize = 16 * 16;
+/// Inner dimension that the `gemm` crate takes at once, whatever the other sizes.
+const DEPTH: usize = 512;
+
+fn by_gemm(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>) {
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
     let ((a_rs, a_cs), (b_rs, b_cs)) = (a.strides(), b.strides());
     let parallelism = if super::parallel::threads() > 1 && m * n * k > 1 << 17 {
         Parallelism::Rayon(super::parallel::threads())
     } else {
         Parallelism::None
     };
-    // SAFETY: the assertions above hold the three slices to the shapes and strides that are passed.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            accumulate,
-            a.data.as_ptr(),
-            a_cs,
-            a_rs,
-            b.data.as_ptr(),
-            b_cs,
-            b_rs,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+    // For narrow results `gemm` would cut a long inner dimension by the number of rows: it is cut here.
+    let depth = if n <= 64 { DEPTH } else { k };
+    for start in (0..k).step_by(depth) {
+        // SAFETY: the assertions of `multiply` hold the three slices to the shapes and strides that are passed; `start` is below
+        // the inner dimension.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                depth.min(k - start),
+                out.as_mut_ptr(),
+                1,
+                n as isize,
+                accumulate || start > 0,
+                a.data.as_ptr().offset(start as isize * a_cs),
+                a_cs,
+                a_rs,
+                b.data.as_ptr().offset(start as isize * b_rs),
+                b_cs,
+                b_rs,
+                1.0,
+                scale,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
     }
 }
