@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::print;
+use super::{inputs, print};
 use crate::adapter::peft;
 use crate::merge::slerp::{self, Mode};
 use crate::model::{ModelError, ModelFiles};
@@ -18,10 +18,10 @@ pub struct Args {
 enum Kind {
     /// Spherical linear interpolation of two models.
     Slerp {
-        /// The first model (α = 0).
-        first: PathBuf,
-        /// The second model (α = 1).
-        second: PathBuf,
+        /// The first model (α = 0): a folder, or an id of the hub.
+        first: String,
+        /// The second model (α = 1), likewise.
+        second: String,
         /// Weight of the second, from 0 to 1.
         #[arg(long)]
         alpha: f64,
@@ -30,15 +30,15 @@ enum Kind {
         mode: ModeArgument,
         /// What both started from, for `--mode delta`.
         #[arg(long)]
-        base: Option<PathBuf>,
+        base: Option<String>,
         /// Folder of the merged model.
         #[arg(long)]
         output: PathBuf,
     },
     /// An adapter into its base.
     Adapter {
-        /// The base model.
-        base: PathBuf,
+        /// The base model: a folder, or an id of the hub.
+        base: String,
         /// The adapter (PEFT's folder).
         adapter: PathBuf,
         /// Folder of the merged model.
@@ -54,7 +54,10 @@ enum ModeArgument {
     Delta,
 }
 
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
+    let load = |model: &String| -> anyhow::Result<ModelFiles> {
+        Ok(ModelFiles::load(&inputs::source(model, None, quiet)?.folder)?)
+    };
     match &args.kind {
         Kind::Slerp { first, second, alpha, mode, base, output } => {
             let mode = match mode {
@@ -62,13 +65,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 ModeArgument::Whole => Mode::Whole,
                 ModeArgument::Delta => Mode::Delta,
             };
-            let base = base.as_deref().map(ModelFiles::load).transpose()?;
-            let merged =
-                slerp::models(&ModelFiles::load(first)?, &ModelFiles::load(second)?, base.as_ref(), *alpha, mode)?;
+            let base = base.as_ref().map(load).transpose()?;
+            let merged = slerp::models(&load(first)?, &load(second)?, base.as_ref(), *alpha, mode)?;
             let card = format!(
-                "# SLERP\n\n`{}` and `{}`, α = {alpha} (weight of the second), made with embeval.\n",
-                first.display(),
-                second.display()
+                "# SLERP\n\n`{first}` and `{second}`, α = {alpha} (weight of the second), made with embeval.\n"
             );
             merged.files.save(output, &card)?;
             print(&format!(
@@ -78,12 +78,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             ))
         }
         Kind::Adapter { base, adapter, output } => {
-            let files = ModelFiles::load(base)?;
+            let files = load(base)?;
             let adapter_weights = peft::load(adapter)?;
             let mut weights = files.weights.clone();
             adapter_weights.merge_into(&mut weights).map_err(ModelError::from)?;
-            let card =
-                format!("# Merged adapter\n\n`{}` merged into `{}` with embeval.\n", adapter.display(), base.display());
+            let card = format!("# Merged adapter\n\n`{}` merged into `{base}` with embeval.\n", adapter.display());
             files.with_weights(&weights).save(output, &card)?;
             print(&output.display().to_string())
         }

@@ -87,7 +87,7 @@ pub fn run() -> ExitCode {
         Command::Score(args) => score::run(&args, cli.quiet),
         Command::Train(args) => train::run(&args, cli.quiet),
         Command::Encode(args) => encode::run(&args, cli.quiet),
-        Command::Merge(args) => merge::run(&args),
+        Command::Merge(args) => merge::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args),
         Command::Tasks(args) => tasks::run(&args, cli.quiet),
     };
