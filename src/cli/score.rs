@@ -101,14 +101,14 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     if args.tasks.is_empty() {
         selection.tasks.retain(|task| matches!(task.source, Source::Files(_)));
     }
+    if let Some(name) = args.model_name.as_deref().filter(|name| !inputs::is_id(name)) {
+        bail!(Misuse(format!("--model-name {name}: must be ORG/NAME, of letters, digits, `-`, `_` and `.`")));
+    }
     if let Some(folder) = &args.embeddings {
         return precomputed(args, selection, folder, quiet);
     }
     if selection.tasks.is_empty() {
         bail!(Misuse("no tasks/ folder here: name tasks, such as --tasks rumteb or --tasks FOLDER".into()));
-    }
-    if let Some(name) = args.model_name.as_deref().filter(|name| !inputs::is_id(name)) {
-        bail!(Misuse(format!("--model-name {name}: must be ORG/NAME, of letters, digits, `-`, `_` and `.`")));
     }
     let model = args.model.as_deref().unwrap_or_default();
     let device = inputs::device(&args.device)?;
@@ -121,8 +121,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         bar.set_position(done as u64);
     };
     let rules = PromptRules { fixed: args.prompt.clone(), registered: name.as_deref().and_then(prompts::registered) };
-    let encoder =
-        ModelEncoder::new(&embedder, &progress)?.with_rules(rules).with_cache(&inputs::cache(args.cache_size));
+    let encoder = ModelEncoder::new(&embedder, &progress).with_rules(rules).with_cache(&inputs::cache(args.cache_size));
     let meta = match &args.output {
         Some(_) => Some(ModelMeta {
             name: name.unwrap_or_else(|| local_name(&source.folder)),
@@ -251,7 +250,16 @@ impl Scoring<'_> {
             (Some(root), Some(meta)) => {
                 let folder = meta.folder(root);
                 meta.write(&folder, self.facts)?;
-                Some(self.experiment().map_or(folder.clone(), |name| folder.join("experiments").join(name)))
+                match self.experiment() {
+                    Some(name) => {
+                        let inner = folder.join("experiments").join(&name);
+                        let named =
+                            ModelMeta { name: format!("{} {name}", meta.name), revision: meta.revision.clone() };
+                        named.write(&inner, self.facts)?;
+                        Some(inner)
+                    }
+                    None => Some(folder),
+                }
             }
             _ => None,
         };

@@ -136,7 +136,10 @@ fn write_texts(folder: &Path, rows: &SplitRows) -> anyhow::Result<Vec<String>> {
             };
             match rows.documents.blocks(10_000, &mut take) {
                 Err(Stop::Io(e)) => return Err(e),
-                Err(Stop::Data(e)) => fault = Some(e),
+                Err(Stop::Data(e)) => {
+                    fault = Some(e);
+                    return Err(std::io::Error::other("the corpus cannot be read"));
+                }
                 Ok(()) => {}
             }
             out.flush()

@@ -39,7 +39,10 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let dev = load_rows(&config.data.dev, config.train.seed)?;
     let (base, base_name) = match &config.base {
         Base::Folder(path) => (ModelFiles::load(path)?, path.display().to_string()),
-        Base::Hub { id, .. } => (ModelFiles::load(&inputs::source(id, None, quiet)?.folder)?, id.clone()),
+        Base::Hub { id, .. } => {
+            let source = inputs::source(id, None, quiet)?;
+            (ModelFiles::load(&source.folder)?, source.id.unwrap_or_else(|| id.clone()))
+        }
         Base::Scratch(s) => (settings::base_from_nothing(&config, s)?, "base".to_string()),
     };
     let settings = settings::training(&config, &base);

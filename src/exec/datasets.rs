@@ -87,8 +87,12 @@ fn is_wanted(name: &str, files: &[String]) -> bool {
     let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
     // Modules are `1_Pooling` and the like; `onnx`, `openvino`, checkpoints and so on are not read.
     let module = folder.is_empty() || folder.starts_with(|c: char| c.is_ascii_digit());
-    let safe =
-        || files.iter().any(|f| f.ends_with(".safetensors") && f.rsplit_once('/').map_or("", |(f, _)| f) == folder);
+    let safe = || {
+        files.iter().any(|f| {
+            let (place, name) = f.rsplit_once('/').unwrap_or(("", f.as_str()));
+            place == folder && ["model.safetensors", "model.safetensors.index.json"].contains(&name)
+        })
+    };
     let weights = file.ends_with(".safetensors") || (file.ends_with(".bin") && !safe());
     let text = [".json", ".txt", ".model", ".md"].iter().any(|end| file.ends_with(end));
     module && (weights || text) && !file.starts_with("training_args")

@@ -10,7 +10,7 @@ use crate::model::prompts::{self, Prompts};
 use crate::model::{Embedder, ModelError};
 use crate::task::evaluate::{EncodeError, Part, Side, TextEncoder};
 use crate::task::protocol::Similarity;
-use crate::task::spec::TaskSpec;
+use crate::task::spec::{TaskSpec, TaskType};
 
 /// Embeddings kept at the most, in values: 400 MB.
 const KEPT_VALUES: usize = 100_000_000;
@@ -53,7 +53,6 @@ impl PromptRules {
 /// An embedder that remembers what it encoded.
 pub struct ModelEncoder<'a> {
     embedder: &'a Embedder,
-    similarity: Similarity,
     progress: &'a (dyn Fn(usize, usize) + Sync),
     rules: PromptRules,
     cache: Option<EmbeddingCache>,
@@ -68,24 +67,9 @@ pub struct ModelEncoder<'a> {
 
 impl<'a> ModelEncoder<'a> {
     /// Wraps a model; `progress` is told (texts done, texts) of a call.
-    ///
-    /// # Errors
-    /// Where the model declares a similarity that is not computed here.
-    pub fn new(embedder: &'a Embedder, progress: &'a (dyn Fn(usize, usize) + Sync)) -> Result<Self, ModelError> {
-        let declared = embedder.files().layout.similarity.as_str();
-        let similarity = match declared {
-            "" | "cosine" => Similarity::Cosine,
-            "dot" | "dot_product" => Similarity::Dot,
-            other => {
-                let path = embedder.files().path.join("config_sentence_transformers.json");
-                let message =
-                    format!("similarity_fn_name = {other}: models of cosine and dot are scored; set one of these");
-                return Err(ModelError::file(&path, message));
-            }
-        };
-        Ok(Self {
+    pub fn new(embedder: &'a Embedder, progress: &'a (dyn Fn(usize, usize) + Sync)) -> Self {
+        Self {
             embedder,
-            similarity,
             progress,
             rules: PromptRules::default(),
             cache: None,
@@ -93,7 +77,21 @@ impl<'a> ModelEncoder<'a> {
             tokens: Cell::new(0),
             truncated: Cell::new(0),
             prompts: RefCell::default(),
-        })
+        }
+    }
+
+    /// The similarity that the model declares, which must be one that is computed here.
+    fn declared(&self) -> Result<Similarity, ModelError> {
+        match self.embedder.files().layout.similarity.as_str() {
+            "" | "cosine" => Ok(Similarity::Cosine),
+            "dot" | "dot_product" => Ok(Similarity::Dot),
+            other => {
+                let path = self.embedder.files().path.join("config_sentence_transformers.json");
+                let message =
+                    format!("similarity_fn_name = {other}: models of cosine and dot are scored; set one of these");
+                Err(ModelError::file(&path, message))
+            }
+        }
     }
 
     /// With these rules for prompts.
@@ -205,6 +203,10 @@ impl<'a> ModelEncoder<'a> {
 
 impl TextEncoder for ModelEncoder<'_> {
     fn encode(&self, task: &TaskSpec, parts: &[Part<'_>]) -> Result<Vec<Matrix>, EncodeError> {
+        use TaskType::{Classification, Clustering, MultilabelClassification};
+        if !matches!(task.kind, Classification | MultilabelClassification | Clustering) {
+            self.declared()?;
+        }
         let own = &self.embedder.files().layout.prompts;
         let prompts: Vec<String> = parts.iter().map(|part| self.rules.find(own, task, part.side)).collect();
         for (part, prompt) in parts.iter().zip(&prompts) {
@@ -234,6 +236,7 @@ impl TextEncoder for ModelEncoder<'_> {
     }
 
     fn similarity(&self) -> Similarity {
-        self.similarity
+        // `encode` comes first and fails where there is none.
+        self.declared().unwrap_or_default()
     }
 }

@@ -172,7 +172,7 @@ impl Engine<'_> {
     ) -> Result<ScoreLog, ExecError> {
         // The prompts that mteb registers for the base are those of all that is made from it.
         let registered = self.base_id().and_then(prompts::registered);
-        let mut encoder = ModelEncoder::new(embedder, &|_, _| {})?.with_rules(PromptRules { fixed: None, registered });
+        let mut encoder = ModelEncoder::new(embedder, &|_, _| {}).with_rules(PromptRules { fixed: None, registered });
         // A model that is looked at once, in a search, is not worth its place on the disk.
         if folder.is_some() {
             encoder = encoder.with_cache(&self.cache);

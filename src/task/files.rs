@@ -80,6 +80,8 @@ impl<'a> Origin<'a> {
             (Source::Hub { config, files, .. }, Some(repository)) => {
                 let found = match files.get(&split_key).or_else(|| files.get(part)) {
                     Some(pattern) => repository.matching(pattern),
+                    // Whoever names files names all that are read.
+                    None if !files.is_empty() => return Ok(None),
                     None => match repository.part(config.as_deref(), part, split) {
                         Ok(Some(found)) => Ok(found),
                         Ok(None) => return Ok(None),

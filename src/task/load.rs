@@ -203,7 +203,10 @@ impl TaskData {
         };
         let loader = Loader { spec, origin: Origin::new(spec, datasets)?, limit };
         if let (Split::Dev, true, Some(dev)) = (split, spec.kind.ranks(), &spec.splits.dev) {
-            let judged = loader.origin.part("qrels", dev)?;
+            let judged = match loader.origin.part("corpus", dev)? {
+                Some(_) => loader.origin.part("qrels", dev)?,
+                None => None,
+            };
             for test in &spec.splits.test {
                 if judged.is_some() && judged == loader.origin.part("qrels", test)? {
                     return Err(spec.error("splits.dev has the judgements of test: leave dev out"));

@@ -17,6 +17,11 @@ use crate::data::table::{DataError, Table};
 pub(super) fn load(spec: &TaskSpec, origin: &Origin<'_>, split: &str) -> Result<RankingRows, TaskError> {
     let wrap = |source| TaskError::Data { task: spec.name.clone(), source };
     if let Some(corpus) = origin.part("corpus", split)? {
+        if !spec.filter.is_empty() || spec.subsample.is_some() {
+            return Err(spec.error(
+                "rows of a corpus with queries are not filtered or sampled: leave data.filter and data.subsample out",
+            ));
+        }
         return load_corpus(spec, origin, split, corpus);
     }
     if spec.kind == TaskType::Retrieval {
@@ -28,8 +33,7 @@ pub(super) fn load(spec: &TaskSpec, origin: &Origin<'_>, split: &str) -> Result<
     let queries = rows.column(|t| t.texts(spec.column("query"))).map_err(wrap)?;
     let positives = rows.column(|t| t.text_lists(spec.column("positive"))).map_err(wrap)?;
     let negatives = rows.column(|t| t.text_lists(spec.column("negative"))).map_err(wrap)?;
-    candidates(split, queries, positives, negatives)
-        .map_err(|(row, message)| wrap(DataError::content(rows.path(), format!("row {}: {message}", row + 1))))
+    candidates(split, queries, positives, negatives).map_err(|(row, message)| wrap(rows.fault(row, &message)))
 }
 
 /// mteb's conversion: every candidate is a document of its own, positives are named so that they lose ties.

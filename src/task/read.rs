@@ -75,7 +75,7 @@ fn read(root: &Node, folder: &Path, path: &Path, faults: &Faults) -> TaskSpec {
     let source = read_source(&d, folder);
     let filter = read_filter(&d);
     let subsample = d.whole("subsample", 1..=10_000_000, "from 1");
-    if kind.ranks() && (is_corpus(&source) || matches!(source, Source::Hub { .. })) {
+    if is_corpus(&source) || (kind == TaskType::Retrieval && matches!(source, Source::Hub { .. })) {
         for (key, given) in [("filter", !filter.is_empty()), ("subsample", subsample.is_some())] {
             if given {
                 d.fault(key, "rows of a corpus with queries are not filtered or sampled: leave it out");

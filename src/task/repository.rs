@@ -116,10 +116,18 @@ impl dyn Repository + '_ {
 
     /// What the README says of the dataset, in the YAML at its head.
     fn front(&self) -> Result<Option<Node>, String> {
-        let head = self.readme().trim_start_matches('\u{feff}').strip_prefix("---");
-        let Some((rest, end)) = head.and_then(|rest| Some((rest, rest.find("\n---")?))) else { return Ok(None) };
-        node::parse(&rest[..end]).map(Some).map_err(|(line, message)| {
-            format!("the dataset's README.md: line {line}: {message}; data.files can name the files")
+        // The first line is `---` and nothing else; so is the line that ends it.
+        let text = self.readme().trim_start_matches('\u{feff}');
+        let mut lines = text.lines();
+        if lines.next().map(str::trim_end) != Some("---") {
+            return Ok(None);
+        }
+        let head: Vec<&str> = lines.by_ref().take_while(|line| line.trim_end() != "---").collect();
+        if head.len() + 1 >= text.lines().count() {
+            return Ok(None);
+        }
+        node::parse(&head.join("\n")).map(Some).map_err(|(line, message)| {
+            format!("the dataset's README.md: line {}: {message}; data.files can name the files", line + 1)
         })
     }
 

@@ -27,6 +27,8 @@ pub fn select(selectors: &[String], folders: &[PathBuf]) -> Result<Selection, Ta
         // A benchmark's name is one wherever it is given, beside a folder of that name too.
         let named_list = if selector.contains(['/', '.', '*', '=']) {
             None
+        } else if path.exists() {
+            built_in_benchmarks()?.into_iter().find(|b| b.name == *selector)
         } else {
             Library::known(&mut library, folders)?.benchmarks.iter().find(|b| b.name == *selector).cloned()
         };

@@ -129,3 +129,50 @@ fn by_gemm(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Ope
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 37 + seed * 11) % 23) as f32 / 8.0 - 1.3).collect()
+    }
+
+    #[test]
+    fn long_narrow_and_few_rows_are_right_and_do_not_depend_on_each_other() {
+        for k in [1, 2, 511, 512, 513, 1025] {
+            for n in [1, 8, 64, 65] {
+                let (left, right) = (values(70 * k, 1), values(k * n, 2));
+                let mut whole = vec![0.5; 70 * n];
+                multiply(&mut whole, true, 0.5, Operand::new(&left, 70, k), Operand::new(&right, k, n));
+                for m in [1, 2, 31, 70] {
+                    let mut out = vec![0.5; m * n];
+                    multiply(&mut out, true, 0.5, Operand::new(&left[..m * k], m, k), Operand::new(&right, k, n));
+                    for (i, value) in out.iter().enumerate() {
+                        let (row, column) = (i / n, i % n);
+                        let sum: f64 =
+                            (0..k).map(|d| f64::from(left[row * k + d]) * f64::from(right[d * n + column])).sum();
+                        let expected = 0.5 + 0.5 * sum;
+                        let near = (f64::from(*value) - expected).abs() < 1e-4 * expected.abs().max(k as f64);
+                        assert!(near, "{m} {n} {k}: {value} {expected}");
+                        // A single column is summed otherwise; no layer has one.
+                        assert!(n == 1 || value.to_bits() == whole[i].to_bits(), "{m} {n} {k}: row {row}");
+                    }
+                    // The same values, stored the other way round.
+                    let stored: Vec<f32> = (0..n * k).map(|i| right[i % k * n + i / k]).collect();
+                    let mut turned = vec![0.0; m * n];
+                    multiply(
+                        &mut turned,
+                        false,
+                        1.0,
+                        Operand::new(&left[..m * k], m, k),
+                        Operand::new(&stored, n, k).t(),
+                    );
+                    for (a, b) in turned.iter().zip(&out) {
+                        assert!((a - (b - 0.5) * 2.0).abs() < 1e-4 * k as f32, "{m} {n} {k}");
+                    }
+                }
+            }
+        }
+    }
+}
