@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use embeval::adapter::peft;
 use embeval::encode::encode;
-use embeval::model::{BuildOptions, Embedder, Mode, ModelFiles};
+use embeval::model::architecture::Architecture;
+use embeval::model::{BuildOptions, Embedder, Mode, ModelDropout, ModelFiles};
 use embeval::nn::PackedBatch;
+use embeval::nn::checkpoint::GradientSink;
 use embeval::nn::pooling::PoolingMode;
 use embeval::objective::Direction;
 use embeval::objective::contrastive::{Contrastive, Example, Text};
@@ -214,8 +216,111 @@ fn a_peft_adapter_gives_pefts_embeddings() {
     peft::save(&adapter, "base", folder.path()).unwrap();
     let again = peft::load(folder.path()).unwrap();
     assert_eq!(again.spec, adapter.spec);
-    for (module, (a, b)) in adapter.tensors() {
-        let (x, y) = &again.tensors()[module];
-        assert_eq!((values(a), values(b)), (values(x), values(y)));
+    for (name, tensor) in adapter.tensors() {
+        assert_eq!(values(&tensor), values(&again.tensors()[&name]));
+    }
+}
+
+const DROPOUT: ModelDropout = ModelDropout { hidden: 0.2, attention: 0.3 };
+
+fn ids(files: &ModelFiles, json: &Value) -> Vec<Vec<u32>> {
+    let texts = strings(&json["texts"]);
+    files.tokenizer().encode(&texts.iter().map(String::as_str).collect::<Vec<_>>(), "").unwrap()
+}
+
+#[test]
+fn the_config_says_the_dropout() {
+    let (files, ..) = load("xlm_roberta");
+    let of = |key: &str, value: Value| {
+        let mut config = files.config.clone();
+        config[key] = value;
+        Architecture::parse(&config, Path::new("config.json")).map(|a| a.dropout())
+    };
+    let own = files.architecture.dropout();
+    assert_eq!(own, ModelDropout { hidden: 0.0, attention: 0.0 });
+    assert_eq!(of("hidden_dropout_prob", 0.25.into()).unwrap(), ModelDropout { hidden: 0.25, ..own });
+    // transformers' default.
+    assert_eq!(of("attention_probs_dropout_prob", Value::Null).unwrap(), ModelDropout { attention: 0.1, ..own });
+    for bad in [Value::from(1.0), Value::from(-0.1), Value::from("none"), Value::from(0.999_999_999_999)] {
+        let error = of("hidden_dropout_prob", bad).unwrap_err().to_string();
+        assert!(error.contains("hidden_dropout_prob"), "{error}");
+    }
+}
+
+#[test]
+fn dropout_is_drawn_only_where_built_and_asked_for_and_repeats_by_seed() {
+    for name in ["bert", "roberta"] {
+        let (files, json, _) = load(name);
+        let batch = PackedBatch::new(&ids(&files, &json));
+        let plain = Embedder::build(&files, &BuildOptions::default()).unwrap();
+        let dropping =
+            |dropout| Embedder::build(&files, &BuildOptions { dropout: Some(dropout), ..Default::default() }).unwrap();
+        let of = |embedder: &Embedder, mode: Mode| values(&embedder.token_states(&batch, mode).unwrap());
+        let want = of(&plain, Mode::INFERENCE);
+        let both = dropping(DROPOUT);
+        assert_eq!(of(&plain, Mode::training(1)), want);
+        assert_eq!(of(&both, Mode::INFERENCE), want);
+        let drawn = of(&both, Mode::training(1));
+        assert_eq!(of(&both, Mode::training(1)), drawn);
+        assert_ne!(of(&both, Mode::training(2)), drawn);
+        let hidden = of(&dropping(ModelDropout { attention: 0.0, ..DROPOUT }), Mode::training(1));
+        let attention = of(&dropping(ModelDropout { hidden: 0.0, ..DROPOUT }), Mode::training(1));
+        for (other, what) in [(&want, "none"), (&hidden, "hidden"), (&attention, "attention")] {
+            assert_ne!(other, &drawn, "{name}: {what}");
+        }
+        assert_ne!(hidden, want);
+        assert_ne!(attention, want);
+        // A tiny probability drops nothing: the kernels with masks compute what those without do.
+        let small = dropping(ModelDropout { hidden: 1e-7, attention: 1e-7 });
+        assert!(largest_difference(&of(&small, Mode::training(1)), &want) < 1e-3, "{name}");
+    }
+}
+
+#[test]
+fn a_part_of_a_batch_has_the_masks_of_the_whole() {
+    let (files, json, _) = load("xlm_roberta");
+    let sequences = ids(&files, &json);
+    let options = BuildOptions { dropout: Some(DROPOUT), ..Default::default() };
+    let embedder = Embedder::build(&files, &options).unwrap();
+    let of = |range: std::ops::Range<usize>| {
+        let mode = Mode::training(3).from_sequence(range.start);
+        values(&embedder.forward(&PackedBatch::new(&sequences[range]), mode).unwrap())
+    };
+    let n = sequences.len();
+    assert_eq!(of(0..n), [of(0..4), of(4..5), of(5..n)].concat());
+}
+
+/// Gradients by name of the squares of what the model gives, and of a sink where one is used.
+fn gradients(embedder: &Embedder, batch: &PackedBatch, mode: Mode, sink: &GradientSink) -> BTreeMap<String, Vec<f32>> {
+    let loss = embedder.pooled(batch, mode).unwrap().sqr().unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    let of = |var: &candle_core::Var| match (gradients.get(var).cloned(), sink.take(var.id())) {
+        (Some(outside), None) => values(&outside),
+        (None, Some(inside)) => values(&inside),
+        (outside, inside) => panic!("a gradient in both or none: {} {}", outside.is_some(), inside.is_some()),
+    };
+    embedder.vars().iter().map(|(name, var)| (name.clone(), of(var))).collect()
+}
+
+#[test]
+fn checkpointing_gives_the_plain_gradients_to_the_bit() {
+    let (files, json, _) = load("bert");
+    let batch = PackedBatch::new(&ids(&files, &json));
+    let mut adapter = peft::load(&models().join("bert/lora_trained")).unwrap();
+    adapter.spec.dropout = 0.1;
+    let trainable = |name: &str| !name.starts_with("pooler");
+    for dropout in [None, Some(DROPOUT)] {
+        let full = BuildOptions { trainable: &trainable, dropout, ..Default::default() };
+        let lora = BuildOptions { adapter: Some(&adapter), adapter_trainable: true, dropout, ..Default::default() };
+        for (what, options) in [("full", full), ("lora", lora)] {
+            let embedder = Embedder::build(&files, &options).unwrap();
+            let sink = GradientSink::new();
+            let want = gradients(&embedder, &batch, Mode::training(4), &sink);
+            let got = gradients(&embedder, &batch, Mode::training(4).with_checkpointing(&sink), &sink);
+            for (name, want) in &want {
+                assert!(want == &got[name], "{what}, dropout {}: {name}", dropout.is_some());
+            }
+            assert!(sink.is_empty());
+        }
     }
 }

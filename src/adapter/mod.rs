@@ -1,14 +1,18 @@
-//! Low-rank adapters (LoRA, Hu et al. 2021): made, kept, merged; PEFT's files in and out.
+//! Low-rank adapters (LoRA, Hu et al. 2021; DoRA, Liu et al. 2024): made, kept, merged; PEFT's files in and out.
 
+mod merge;
+mod names;
+mod pattern;
 pub mod peft;
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use rand::SeedableRng;
 use rand_distr::Distribution;
 
 use crate::nn::linear::LowRank;
+pub use crate::nn::quantized::{QuantKind, Quantization};
 
 /// Hyper-parameters of a LoRA adapter.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,14 +25,70 @@ pub struct LoraSpec {
     pub dropout: f64,
     /// Rank-stabilised scale (Kalajdzievski 2023).
     pub rslora: bool,
+    /// Weight decomposition (DoRA, Liu et al. 2024): the lengths of a weight's rows are trained apart.
+    pub dora: bool,
+    /// Ranks of modules that have their own: the first pattern counts whose regular expression a module's name, or the end
+    /// of it after a dot, matches (PEFT's `rank_pattern`).
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Likewise α.
+    pub alpha_pattern: Vec<(String, f64)>,
+}
+
+impl Default for LoraSpec {
+    /// PEFT's.
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 8.0,
+            dropout: 0.0,
+            rslora: false,
+            dora: false,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+        }
+    }
 }
 
 impl LoraSpec {
-    /// Factor of `B A`.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        if self.rslora { self.alpha / rank.sqrt() } else { self.alpha / rank }
+    /// Factor of `B A` for a rank and an α.
+    pub fn scale(&self, rank: usize, alpha: f64) -> f64 {
+        let rank = rank as f64;
+        if self.rslora { alpha / rank.sqrt() } else { alpha / rank }
     }
+
+    /// (rank, α) of a module.
+    ///
+    /// # Errors
+    /// A pattern that is no regular expression.
+    pub fn of(&self, module: &str) -> std::result::Result<(usize, f64), String> {
+        let rank = pattern::value_of(&self.rank_pattern, module)?.copied().unwrap_or(self.rank);
+        let alpha = pattern::value_of(&self.alpha_pattern, module)?.copied().unwrap_or(self.alpha);
+        Ok((rank, alpha))
+    }
+}
+
+/// What an adapter has for one linear layer `[out, in]`.
+#[derive(Debug, Clone)]
+pub struct AdapterModule {
+    /// `[rank, in]`.
+    pub a: Tensor,
+    /// `[out, rank]`.
+    pub b: Tensor,
+    /// `[out]`, of DoRA; none until the adapter is put on a model, whose rows' lengths it then starts from.
+    pub magnitude: Option<Tensor>,
+    /// α.
+    pub alpha: f64,
+}
+
+/// Tensors of the base that an adapter brings its own of.
+#[derive(Debug, Clone, Default)]
+pub struct Replaced {
+    /// Which biases were trained, in PEFT's words: `none`, `lora_only` or `all`.
+    pub bias: String,
+    /// Modules that were trained as a whole.
+    pub modules_to_save: Vec<String>,
+    /// Name → tensor.
+    pub tensors: BTreeMap<String, Tensor>,
 }
 
 /// An adapter: a pair of matrices a module.
@@ -36,13 +96,22 @@ impl LoraSpec {
 pub struct Adapter {
     /// Its hyper-parameters.
     pub spec: LoraSpec,
-    modules: BTreeMap<String, (Tensor, Tensor)>,
+    modules: BTreeMap<String, AdapterModule>,
+    replaced: Replaced,
 }
 
+const PARTS: [&str; 3] = ["lora_A", "lora_B", "lora_magnitude_vector"];
+
 impl Adapter {
-    /// Wraps tensors, module → (A `[rank, in]`, B `[out, rank]`).
-    pub fn new(spec: LoraSpec, modules: BTreeMap<String, (Tensor, Tensor)>) -> Self {
-        Self { spec, modules }
+    /// Wraps tensors by module.
+    pub fn new(spec: LoraSpec, modules: BTreeMap<String, AdapterModule>) -> Self {
+        Self { spec, modules, replaced: Replaced { bias: "none".into(), ..Replaced::default() } }
+    }
+
+    /// With tensors that replace some of the base's.
+    #[must_use]
+    pub fn with_replaced(self, replaced: Replaced) -> Self {
+        Self { replaced, ..self }
     }
 
     /// A fresh adapter for the linear layers of `weights` (name → `[out, in]`) that a target names: A uniform in
@@ -52,14 +121,14 @@ impl Adapter {
     /// `all-linear`.
     ///
     /// # Errors
-    /// The target that matches no module, with those that there are.
+    /// The target that matches no module, with those that there are; a pattern that is no regular expression, or matches no
+    /// module that the targets name.
     pub fn init(
         spec: LoraSpec,
         targets: &[String],
         linears: &BTreeMap<String, (usize, usize)>,
         seed: u64,
     ) -> std::result::Result<Self, String> {
-        let mut modules = BTreeMap::new();
         for target in targets {
             if !linears.keys().any(|module| matches_target(module, target)) {
                 let mut known: Vec<&str> = linears.keys().filter_map(|m| m.rsplit('.').next()).collect();
@@ -71,24 +140,54 @@ impl Adapter {
                 ));
             }
         }
-        let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
-        for (module, &(outputs, inputs)) in linears {
-            if !targets.iter().any(|target| matches_target(module, target)) {
-                continue;
+        let chosen = linears.iter().filter(|(module, _)| targets.iter().any(|target| matches_target(module, target)));
+        let chosen: BTreeMap<&String, &(usize, usize)> = chosen.collect();
+        for pattern in spec.rank_pattern.iter().map(|p| &p.0).chain(spec.alpha_pattern.iter().map(|p| &p.0)) {
+            let one = [(pattern.clone(), ())];
+            let mut found = false;
+            for module in chosen.keys() {
+                found |= pattern::value_of(&one, module)?.is_some();
             }
+            if !found {
+                return Err(format!("adapter: the pattern `{pattern}` matches no module that the targets name"));
+            }
+        }
+        let mut rng = rand_pcg::Pcg64::seed_from_u64(seed);
+        let mut modules = BTreeMap::new();
+        for (module, &(outputs, inputs)) in chosen {
+            let (rank, alpha) = spec.of(module)?;
             let bound = 1.0 / (inputs as f32).sqrt();
-            let mut make = || -> Result<(Tensor, Tensor)> {
+            let mut make = || -> Result<AdapterModule> {
                 let uniform = rand_distr::Uniform::new_inclusive(-bound, bound)
                     .map_err(|e| candle_core::Error::Msg(e.to_string()))?;
-                let values: Vec<f32> = uniform.sample_iter(&mut rng).take(spec.rank * inputs).collect();
-                Ok((
-                    Tensor::from_vec(values, (spec.rank, inputs), &Device::Cpu)?,
-                    Tensor::zeros((outputs, spec.rank), candle_core::DType::F32, &Device::Cpu)?,
-                ))
+                let values: Vec<f32> = uniform.sample_iter(&mut rng).take(rank * inputs).collect();
+                Ok(AdapterModule {
+                    a: Tensor::from_vec(values, (rank, inputs), &Device::Cpu)?,
+                    b: Tensor::zeros((outputs, rank), DType::F32, &Device::Cpu)?,
+                    magnitude: None,
+                    alpha,
+                })
             };
             modules.insert(module.clone(), make().map_err(|e| e.to_string())?);
         }
-        Ok(Self { spec, modules })
+        Ok(Self::new(spec, modules))
+    }
+
+    /// The same adapter with the names of a model whose tensors are `known`: an adapter's own may have a prefix or lack one.
+    ///
+    /// # Errors
+    /// A name that the model has not, or more than once.
+    pub fn for_model(&self, known: &[&str]) -> std::result::Result<Self, String> {
+        let layers: Vec<&str> = known.iter().filter_map(|name| name.strip_suffix(".weight")).collect();
+        let modules = names::resolve(self.modules(), &layers)?;
+        let tensors = names::resolve(self.replaced.tensors.keys().map(String::as_str), known)?;
+        let renamed = |(name, to): (&str, String)| Some((to, self.modules.get(name)?.clone()));
+        let replaced = |(name, to): (&str, String)| Some((to, self.replaced.tensors.get(name)?.clone()));
+        Ok(Self {
+            spec: self.spec.clone(),
+            modules: modules.into_iter().filter_map(renamed).collect(),
+            replaced: Replaced { tensors: tensors.into_iter().filter_map(replaced).collect(), ..self.replaced.clone() },
+        })
     }
 
     /// Names of the adapted modules.
@@ -96,47 +195,56 @@ impl Adapter {
         self.modules.keys().map(String::as_str)
     }
 
-    /// Tensors by module: (A, B).
-    pub fn tensors(&self) -> &BTreeMap<String, (Tensor, Tensor)> {
-        &self.modules
+    /// What it has for a module.
+    pub fn module(&self, module: &str) -> Option<&AdapterModule> {
+        self.modules.get(module)
     }
 
-    /// The part of one module, ready for its layer.
-    pub fn low_rank(&self, module: &str) -> Option<LowRank> {
-        let (a, b) = self.modules.get(module)?;
-        Some(LowRank { a: a.clone(), b: b.clone(), scale: self.spec.scale(), dropout: self.spec.dropout as f32 })
+    /// What replaces tensors of the base.
+    pub fn replaced(&self) -> &Replaced {
+        &self.replaced
     }
 
-    /// The same adapter with other tensors; modules for which `f` gives none keep theirs.
-    #[must_use]
-    pub fn with_tensors(&self, f: impl Fn(&str) -> Option<(Tensor, Tensor)>) -> Self {
-        let modules =
-            self.modules.iter().map(|(name, old)| (name.clone(), f(name).unwrap_or_else(|| old.clone()))).collect();
-        Self { spec: self.spec.clone(), modules }
-    }
-
-    /// Adds `scale B A` to the weights of the modules.
-    ///
-    /// # Errors
-    /// Where a module is not among the weights or has another shape.
-    pub fn merge_into(&self, weights: &mut BTreeMap<String, Tensor>) -> Result<()> {
-        for (module, (a, b)) in &self.modules {
-            let name = format!("{module}.weight");
-            let Some(weight) = weights.get(&name) else {
-                candle_core::bail!("the adapter has weights for `{module}`, which the base has not");
-            };
-            let delta = (b.matmul(a)? * self.spec.scale())?;
-            if delta.dims() != weight.dims() {
-                candle_core::bail!(
-                    "the adapter's `{module}` gives {:?}, the base has {:?}",
-                    delta.dims(),
-                    weight.dims()
-                );
+    /// Every tensor by name: `<module>.lora_A.weight`, `.lora_B.weight`, `.lora_magnitude_vector.weight`, and those that
+    /// replace some of the base's by their names there.
+    pub fn tensors(&self) -> BTreeMap<String, Tensor> {
+        let mut tensors = self.replaced.tensors.clone();
+        for (module, AdapterModule { a, b, magnitude, .. }) in &self.modules {
+            for (part, tensor) in PARTS.iter().zip([Some(a), Some(b), magnitude.as_ref()]) {
+                if let Some(tensor) = tensor {
+                    tensors.insert(format!("{module}.{part}.weight"), tensor.clone());
+                }
             }
-            let merged = (weight + delta)?;
-            weights.insert(name, merged);
         }
-        Ok(())
+        tensors
+    }
+
+    /// The low-rank part of one module, ready for its layer.
+    pub fn low_rank(&self, module: &str) -> Option<LowRank> {
+        let AdapterModule { a, b, alpha, .. } = self.modules.get(module)?;
+        let scale = self.scale(a, *alpha);
+        Some(LowRank { a: a.clone(), b: b.clone(), scale, dropout: self.spec.dropout as f32 })
+    }
+
+    fn scale(&self, a: &Tensor, alpha: f64) -> f64 {
+        self.spec.scale(a.dims().first().copied().unwrap_or(1), alpha)
+    }
+
+    /// The same adapter with other tensors of its modules, by the names of [`Self::tensors`]; those for which `f` gives none
+    /// stay.
+    #[must_use]
+    pub fn with_tensors(&self, f: impl Fn(&str) -> Option<Tensor>) -> Self {
+        let modules = self.modules.iter().map(|(name, old)| {
+            let [a, b, magnitude] = PARTS.map(|part| f(&format!("{name}.{part}.weight")));
+            let new = AdapterModule {
+                a: a.unwrap_or_else(|| old.a.clone()),
+                b: b.unwrap_or_else(|| old.b.clone()),
+                magnitude: magnitude.or_else(|| old.magnitude.clone()),
+                alpha: old.alpha,
+            };
+            (name.clone(), new)
+        });
+        Self { spec: self.spec.clone(), modules: modules.collect(), replaced: self.replaced.clone() }
     }
 }
 
@@ -193,8 +301,26 @@ mod tests {
     #[test]
     fn an_unknown_target_lists_the_known() {
         let linears = BTreeMap::from([("a.query".to_string(), (4, 4)), ("b.dense".to_string(), (4, 4))]);
-        let spec = LoraSpec { rank: 2, alpha: 4.0, dropout: 0.0, rslora: false };
+        let spec = LoraSpec { rank: 2, alpha: 4.0, ..LoraSpec::default() };
         let error = Adapter::init(spec, &["q_proj".into()], &linears, 1).unwrap_err();
         assert!(error.contains("q_proj") && error.contains("dense, query"), "{error}");
+    }
+
+    #[test]
+    fn modules_may_have_ranks_and_alphas_of_their_own() {
+        let linears = BTreeMap::from([("a.query".to_string(), (4, 4)), ("b.dense".to_string(), (4, 4))]);
+        let spec = LoraSpec {
+            rank: 2,
+            alpha: 4.0,
+            rank_pattern: vec![("query".into(), 3)],
+            alpha_pattern: vec![("dense".into(), 1.0)],
+            ..LoraSpec::default()
+        };
+        let all = ["all-linear".to_string()];
+        let adapter = Adapter::init(spec.clone(), &all, &linears, 1).unwrap();
+        let of = |module: &str| (adapter.module(module).unwrap().a.dims()[0], adapter.low_rank(module).unwrap().scale);
+        assert_eq!((of("a.query"), of("b.dense")), ((3, 4.0 / 3.0), (2, 0.5)));
+        let spec = LoraSpec { rank_pattern: vec![("que".into(), 3)], ..spec };
+        assert!(Adapter::init(spec, &all, &linears, 1).unwrap_err().contains("`que`"));
     }
 }

@@ -112,7 +112,7 @@ pub fn tasks(selectors: &[String], beside: Option<&Path>) -> anyhow::Result<Vec<
 
 /// The tasks that the selectors name, and the benchmark if they name one.
 pub fn selection(selectors: &[String], beside: Option<&Path>) -> anyhow::Result<Selection> {
-    let chosen = select(selectors, &task_folders(beside)).map_err(|error| match error {
+    let chosen = chosen(selectors, beside).map_err(|error| match error {
         TaskError::Other { .. } => anyhow::Error::new(Misuse(error.to_string())),
         other => other.into(),
     })?;
@@ -120,6 +120,11 @@ pub fn selection(selectors: &[String], beside: Option<&Path>) -> anyhow::Result<
         bail!(Misuse("no tasks are selected".into()));
     }
     Ok(chosen)
+}
+
+/// As [`selection`], of any number of tasks.
+pub fn chosen(selectors: &[String], beside: Option<&Path>) -> Result<Selection, TaskError> {
+    select(selectors, &task_folders(beside))
 }
 
 /// Texts of a file: a text a line, or JSON lines with `text`, `query` or `sentence1`.

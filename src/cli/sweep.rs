@@ -93,6 +93,8 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let mut engine = Engine::new(&plan, folder, device, &observer);
     engine.datasets = Box::new(inputs::datasets(quiet));
     engine.cache = inputs::cache(args.cache_size);
+    let beside = args.config.parent().map(std::path::Path::to_path_buf);
+    engine.select = Box::new(move |selectors| inputs::chosen(selectors, beside.as_deref()).map(|chosen| chosen.tasks));
     engine.run()?;
     let record = engine.collect()?;
     crate::report::write(&record, &report)?;

@@ -3,6 +3,7 @@
 pub mod document;
 pub mod node;
 mod read;
+mod read_training;
 pub mod reader;
 pub mod schema;
 #[cfg(test)]

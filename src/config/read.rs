@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::node::{Node, Origin, Value};
+use super::read_training::{cross_check, read_adapter, read_data, read_loss, read_train, read_tsdae};
 use super::reader::{Faults, Reader};
-use super::schema::{
-    Adapter, Alpha, Base, Choose, Config, Data, Loss, Objective, Rule, Run, Schedule, Score, Scratch, Slerp, SlerpMode,
-    Train, TrainSet,
-};
+use super::schema::{Alpha, Base, Choose, Config, Dtype, Objective, Rule, Run, Score, Scratch, Slerp, SlerpMode};
 use crate::data::suggest::did_you_mean;
 
 /// Reads the tree; faults go to `faults`, and the result counts only if there are none.
@@ -17,22 +15,18 @@ pub(super) fn config(root: &Node, folder: &Path, faults: &Faults) -> Config {
         r.has(key);
     }
     let name = r.plain_name("name");
-    let objectives = [("symmetric", Objective::Symmetric), ("asymmetric", Objective::Asymmetric)];
-    if r.node("objective").is_some_and(|n| n.value == Value::Text("tsdae".into())) {
-        r.fault("objective", "is not available yet; symmetric and asymmetric are");
-    }
-    let objective = match r.node("objective").map(|n| &n.value) {
-        Some(Value::Text(text)) if text == "tsdae" => Objective::Asymmetric,
-        _ => r.choice("objective", &objectives).unwrap_or(Objective::Asymmetric),
-    };
+    let objectives =
+        [("symmetric", Objective::Symmetric), ("asymmetric", Objective::Asymmetric), ("tsdae", Objective::Tsdae)];
+    let objective = r.choice("objective", &objectives).unwrap_or(Objective::Asymmetric);
     let config = Config {
         name,
         base: read_base(&r, folder),
         data: read_data(&r, folder),
         objective,
-        loss: read_loss(&r),
+        loss: read_loss(&r, objective, folder),
         adapter: read_adapter(&r),
-        train: read_train(&r),
+        tsdae: read_tsdae(&r, objective),
+        train: read_train(&r, folder),
         merge: read_merges(&r),
         score: read_score(&r, folder),
         choose: read_choose(&r),
@@ -43,33 +37,7 @@ pub(super) fn config(root: &Node, folder: &Path, faults: &Faults) -> Config {
     config
 }
 
-/// Settings that contradict each other; each fault is put at the setting that is to be changed.
-fn cross_check(config: &Config, root: &Node, faults: &Faults) {
-    let fault = |key: &str, message: &str| {
-        let origin = root.at(key).or_else(|| root.at("objective")).map_or(&root.origin, |n| &n.origin);
-        faults.add(origin, format!("{key}: {message}"));
-    };
-    if config.objective == Objective::Symmetric {
-        let (query, document) = &config.data.prompts;
-        if query.clone().unwrap_or_default() != document.clone().unwrap_or_default() {
-            fault(
-                "data.prompts",
-                "objective symmetric encodes both sides alike: make the prompts equal, or use asymmetric",
-            );
-        }
-        if config.train.max_length.0 != config.train.max_length.1 {
-            fault(
-                "train.max_length",
-                "objective symmetric encodes both sides alike: make the lengths equal, or use asymmetric",
-            );
-        }
-    }
-    if config.train.eval_every.is_some() && config.data.dev.is_empty() {
-        fault("train.eval_every", "needs dev rows: give data.dev");
-    }
-}
-
-fn resolve(path: &str, origin: &Origin, folder: &Path) -> PathBuf {
+pub(super) fn resolve(path: &str, origin: &Origin, folder: &Path) -> PathBuf {
     let given = PathBuf::from(path);
     match origin {
         Origin::Line(_) if given.is_relative() => folder.join(given),
@@ -120,150 +88,6 @@ fn read_base(r: &Reader<'_>, folder: &Path) -> Base {
     s.finish();
     outer.finish();
     Base::Scratch(scratch)
-}
-
-fn read_sets(r: &Reader<'_>, key: &'static str, folder: &Path) -> Vec<TrainSet> {
-    let mut sets = Vec::new();
-    for item in r.items(key) {
-        if let Value::Text(path) = &item.value {
-            sets.push(TrainSet { path: resolve(path, &item.origin, folder), weight: 1.0, limit: None });
-            continue;
-        }
-        let set = Reader::new(Some(item), &r.full(key), &item.origin, r.faults());
-        let path = set.required_text("path");
-        let origin = set.node("path").map_or(&item.origin, |n| &n.origin);
-        sets.push(TrainSet {
-            path: resolve(&path, origin, folder),
-            weight: set.number("weight", "above 0", |v| v > 0.0 && v <= 1e6).unwrap_or(1.0),
-            limit: set.whole("limit", 1.., "from 1"),
-        });
-        set.finish();
-    }
-    sets
-}
-
-fn read_data(r: &Reader<'_>, folder: &Path) -> Data {
-    let d = r.section("data");
-    let train = read_sets(&d, "train", folder);
-    if train.is_empty() {
-        d.fault("train", "is missing: give a file of training rows, or a list of them");
-    }
-    let dev = read_sets(&d, "dev", folder);
-    let p = d.section("prompts");
-    let prompts = (p.text("query"), p.text("document"));
-    p.finish();
-    d.finish();
-    Data { train, dev, prompts }
-}
-
-fn read_loss(r: &Reader<'_>) -> Loss {
-    let l = r.section("loss");
-    l.choice("name", &[("info_nce", ())]);
-    let loss = Loss {
-        temperature: l
-            .number("temperature", "above 0 (0.02 to 0.1 is usual)", |v| v > 0.0 && v <= 100.0)
-            .unwrap_or(0.05),
-        hard_negatives: l.whole("hard_negatives", 0..=64, "from 0 to 64").unwrap_or(1),
-    };
-    l.finish();
-    loss
-}
-
-fn read_adapter(r: &Reader<'_>) -> Adapter {
-    let a = r.section("adapter");
-    let kind = a.text("kind").unwrap_or_else(|| "full".into());
-    if kind == "qlora" {
-        a.fault("kind", "is not available yet; full and lora are");
-    } else {
-        a.choice("kind", &[("full", ()), ("lora", ())]);
-    }
-    let lora_keys = ["rank", "alpha", "dropout", "targets"];
-    if kind == "full" {
-        for key in lora_keys {
-            if a.node(key).is_some_and(|n| n.value != Value::Null) {
-                a.fault(key, "is a setting of LoRA, but adapter.kind is full");
-            }
-        }
-        a.finish();
-        return Adapter::Full;
-    }
-    let rank = a.whole("rank", 1..=4_096, "from 1 to 4096").unwrap_or(8);
-    let adapter = Adapter::Lora {
-        rank,
-        alpha: a.number("alpha", "above 0", |v| v > 0.0).unwrap_or(2.0 * rank as f64),
-        dropout: a.number("dropout", "from 0 to below 1", |v| (0.0..1.0).contains(&v)).unwrap_or(0.0),
-        targets: a.texts("targets").unwrap_or_else(|| vec!["query".into(), "value".into()]),
-    };
-    if matches!(&adapter, Adapter::Lora { targets, .. } if targets.is_empty()) {
-        a.fault("targets", "must name at least one linear layer");
-    }
-    a.finish();
-    adapter
-}
-
-fn read_train(r: &Reader<'_>) -> Train {
-    let t = r.section("train");
-    let count = |key, default| t.whole(key, 1..=1_000_000, "from 1").unwrap_or(default);
-    let length = |reader: &Reader<'_>, key| reader.whole(key, 4..=65_536, "from 4");
-    let max_length = match t.node("max_length").map(|n| &n.value) {
-        Some(Value::Map(_)) => {
-            let m = t.section("max_length");
-            let lengths = (length(&m, "query"), length(&m, "document"));
-            m.finish();
-            lengths
-        }
-        Some(_) => {
-            let both = length(&t, "max_length");
-            (both, both)
-        }
-        None => (None, None),
-    };
-    let betas: Vec<f64> = t
-        .items("betas")
-        .iter()
-        .filter_map(|n| match n.value {
-            Value::Float(f) => Some(f),
-            Value::Int(i) => Some(i as f64),
-            _ => None,
-        })
-        .collect();
-    if t.node("betas").is_some_and(|n| n.value != Value::Null)
-        && (betas.len() != 2 || betas.iter().any(|b| !(0.0..1.0).contains(b)))
-    {
-        t.fault("betas", "must be two numbers from 0 to below 1");
-    }
-    let clip = match t.node("clip").map(|n| &n.value) {
-        Some(Value::Null) => None,
-        Some(_) => t.number("clip", "above 0, or null for none", |v| v > 0.0),
-        None => Some(1.0),
-    };
-    let warmup = |v: f64| v >= 0.0 && (v < 1.0 || (v.fract() == 0.0 && v <= 1e9));
-    let schedules = [("linear", Schedule::Linear), ("cosine", Schedule::Cosine), ("constant", Schedule::Constant)];
-    let train = Train {
-        epochs: count("epochs", 1),
-        max_steps: t.whole("max_steps", 1.., "from 1"),
-        batch: count("batch", 32),
-        accumulate: count("accumulate", 1),
-        lr: t.number("lr", "above 0", |v| v > 0.0 && v <= 10.0).unwrap_or(2e-5),
-        schedule: t.choice("schedule", &schedules).unwrap_or(Schedule::Linear),
-        warmup: t
-            .number("warmup", "a share of the steps from 0 to below 1, or a whole number of steps", warmup)
-            .unwrap_or(0.05),
-        clip,
-        weight_decay: t.number("weight_decay", "from 0 to 1", |v| (0.0..=1.0).contains(&v)).unwrap_or(0.01),
-        betas: if betas.len() == 2 { (betas[0], betas[1]) } else { (0.9, 0.999) },
-        eps: t.number("eps", "above 0", |v| v > 0.0).unwrap_or(1e-8),
-        max_length,
-        seed: t.whole("seed", 0.., "from 0").unwrap_or(1) as u64,
-        eval_every: t.whole("eval_every", 1.., "from 1"),
-        save_every: t.whole("save_every", 1.., "from 1"),
-        freeze: t.texts("freeze").unwrap_or_default(),
-    };
-    if train.batch < 2 {
-        t.fault("batch", "must be at least 2: the other rows of a batch are its negatives");
-    }
-    t.finish();
-    train
 }
 
 fn read_merges(r: &Reader<'_>) -> Vec<Slerp> {
@@ -400,7 +224,6 @@ fn read_run(r: &Reader<'_>) -> Run {
         }
     };
     later("executor", &["local"]);
-    later("dtype", &["f32"]);
     later("jobs", &["1"]);
     let device = s.text("device").unwrap_or_else(|| "auto".into());
     let cuda = device
@@ -409,6 +232,7 @@ fn read_run(r: &Reader<'_>) -> Run {
     if !(cuda || device == "auto" || device == "cpu") {
         s.fault("device", "must be auto, cpu, cuda or cuda:N");
     }
+    let dtype = s.choice("dtype", &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)]).unwrap_or(Dtype::F32);
     s.finish();
-    Run { device }
+    Run { device, dtype }
 }

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::schema::{Adapter, Alpha, Base, Objective, Rule, SlerpMode, TrainSet};
+use super::schema::{
+    Adapter, Alpha, Base, Dropout, Dtype, Lora, LossKind, Margin, Memory, Metric, Mixing, Objective, Quantization,
+    Rule, SlerpMode, TrainSet, Tsdae,
+};
 use super::{Config, ConfigErrors, Document, Trial};
 
 /// Three lines that every config needs; what a case adds begins on line 4.
@@ -21,6 +24,10 @@ fn trials(added: &str, sets: &[&str]) -> Result<Vec<Trial>, ConfigErrors> {
     parse(&format!("{NEEDED}{added}"), sets)?.trials()
 }
 
+fn set(path: &str, weight: f64, limit: Option<usize>) -> TrainSet {
+    TrainSet { path: path.into(), weight, limit, prompts: (None, None), columns: Default::default() }
+}
+
 fn errors<T: std::fmt::Debug>(result: Result<T, ConfigErrors>) -> Vec<String> {
     result.unwrap_err().to_string().lines().map(ToString::to_string).collect()
 }
@@ -33,7 +40,47 @@ fn each_fault_is_told_with_its_place() {
         ("loss: {temperature: .nan}", "c.yaml:4: loss.temperature = NaN: must be above 0 (0.02 to 0.1 is usual)"),
         ("loss: {temperature: warm}", "c.yaml:4: loss.temperature = warm: must be above 0 (0.02 to 0.1 is usual)"),
         ("loss: {temprature: 0.1}", "c.yaml:4: unknown key `loss.temprature`; did you mean `temperature`?"),
-        ("loss: {name: triplet}", "c.yaml:4: loss.name = triplet: must be one of info_nce"),
+        (
+            "loss: {name: tripel}",
+            "c.yaml:4: loss.name = tripel: must be one of info_nce, gist, simcse, distillation, margin_mse, triplet, \
+             batch_hard_triplet, cosent, angle, cosine_regression, arcface; did you mean `triplet`?",
+        ),
+        (
+            "loss: {name: cosent, temperature: 0.1}",
+            "c.yaml:4: loss.temperature = 0.1: is of no use with cosent, which has none",
+        ),
+        (
+            "loss: {margin: 0.1}",
+            "c.yaml:4: loss.margin = 0.1: is a setting of triplet, batch_hard_triplet, arcface, but loss.name is info_nce",
+        ),
+        (
+            "loss: {name: angle, hard_negatives: 2}",
+            "c.yaml:4: loss.hard_negatives = 2: is of no use with angle, which takes scored pairs",
+        ),
+        (
+            "loss: {group_size: 8, hard_negatives: 2}",
+            "c.yaml:4: loss.group_size = 8: and loss.hard_negatives both say how many negatives a row has: give one",
+        ),
+        (
+            "loss: {false_negatives: {}}",
+            "c.yaml:4: loss.false_negatives: must have one of absolute_margin, relative_margin (0.05 is usual)",
+        ),
+        (
+            "loss: {memory: 8}",
+            "c.yaml:4: loss.memory: is smaller than a batch: make it larger than train.batch, or leave it out",
+        ),
+        (
+            "loss: {name: triplet, memory: 100}",
+            "c.yaml:4: loss.memory = 100: holds negatives for info_nce; triplet has no use for them",
+        ),
+        (
+            "loss: {matryoshka: [64, 0]}",
+            "c.yaml:4: loss.matryoshka = [64, 0]: must be a list of dimensions, such as [384, 192, 96], or {dims, weights}",
+        ),
+        (
+            "loss: {name: gist, guide: ./none}",
+            "c.yaml:4: loss.guide = ./none: no such model folder; `base` is the base model",
+        ),
         ("loss: {hard_negatives: 65}", "c.yaml:4: loss.hard_negatives = 65: must be a whole number from 0 to 64"),
         ("loss: [1]", "c.yaml:4: loss = [1]: must be a mapping"),
         ("lss:\n  temperature: 1", "c.yaml:4: unknown key `lss`; did you mean `loss`?"),
@@ -41,8 +88,43 @@ fn each_fault_is_told_with_its_place() {
             "objective: symetric",
             "c.yaml:4: objective = symetric: must be one of symmetric, asymmetric; did you mean `symmetric`?",
         ),
-        ("objective: tsdae", "c.yaml:4: objective = tsdae: is not available yet; symmetric and asymmetric are"),
-        ("adapter: {kind: qlora}", "c.yaml:4: adapter.kind = qlora: is not available yet; full and lora are"),
+        (
+            "objective: tsdae\nloss: {temperature: 1}",
+            "c.yaml:5: loss.temperature = 1: is of no use with objective tsdae, whose loss is the cross entropy over the text's tokens",
+        ),
+        (
+            "tsdae: {deletion: 0.5}",
+            "c.yaml:4: tsdae = {deletion: 0.5}: says how texts are damaged, but objective is asymmetric",
+        ),
+        (
+            "objective: tsdae\ntrain: {grad_cache: 8}",
+            "c.yaml:5: train.grad_cache: caches a loss over embeddings; objective tsdae has a loss over tokens: leave it out",
+        ),
+        (
+            "adapter: {kind: lora, quantization: nf4}",
+            "c.yaml:4: adapter.quantization = nf4: is a setting of QLoRA, but adapter.kind is lora",
+        ),
+        (
+            "adapter: {kind: qlora, quantization: nf5}",
+            "c.yaml:4: adapter.quantization = nf5: must be one of nf4, nf4-single, int8; did you mean `nf4`?",
+        ),
+        (
+            "train: {dropout: 0}\nloss: {name: simcse}",
+            "c.yaml:4: train.dropout: simcse lives on dropout: with none, both passes are the same text",
+        ),
+        ("train: {patience: 3}", "c.yaml:4: train.patience: counts dev evaluations: give train.eval_every"),
+        (
+            "train: {eval_every: 5, metric: StsbRu}",
+            "c.yaml:4: train.metric: must be loss or mrr, or `tasks` or a task's name with train.eval_tasks given",
+        ),
+        (
+            "train: {eval_every: 5, patience: 2}\nscore: {checkpoints: all}",
+            "c.yaml:5: score.checkpoints: all: train.metric, patience and keep leave it open which there will be; use last, \
+             which is the best then",
+        ),
+        ("train: {keep: {disk: big}}", "c.yaml:4: train.keep.disk = big: `big` is no size: write 500MB, 4GB or 0"),
+        ("train: {groups: [{lr: 2}]}", "c.yaml:4: train.groups.pattern: is missing"),
+        ("train: {dropout: 1}", "c.yaml:4: train.dropout = 1: must be from 0 to below 1, or config"),
         ("adapter: {rank: 8}", "c.yaml:4: adapter.rank = 8: is a setting of LoRA, but adapter.kind is full"),
         ("adapter: {kind: lora, rank: 0}", "c.yaml:4: adapter.rank = 0: must be a whole number from 1 to 4096"),
         ("adapter: {kind: lora, rank: 8.5}", "c.yaml:4: adapter.rank = 8.5: must be a whole number from 1 to 4096"),
@@ -76,7 +158,7 @@ fn each_fault_is_told_with_its_place() {
             "c.yaml:4: choose.by = mean_task_typ: must be mean_task_type, mean_task or a task's name; did you mean `mean_task_type`?",
         ),
         ("run: {executor: slurm}", "c.yaml:4: run.executor = slurm: is not available yet; local is"),
-        ("run: {dtype: bf16}", "c.yaml:4: run.dtype = bf16: is not available yet; f32 is"),
+        ("run: {dtype: f16}", "c.yaml:4: run.dtype = f16: must be one of f32, bf16; did you mean `f32`?"),
         ("run: {device: gpu}", "c.yaml:4: run.device = gpu: must be auto, cpu, cuda or cuda:N"),
         ("merge: [{linear: {}}]", "c.yaml:4: merge: must be {slerp: {first: …, second: …, alpha: auto}}"),
         (
@@ -180,11 +262,11 @@ fn an_override_is_applied_and_located() {
         check("train: {lr: 1}", &["train.lr=2e-5", "train.clip=null", "adapter.kind=lora", "data.prompts.query='q: '"]);
     let config = config.unwrap();
     assert_eq!((config.train.lr, config.train.clip), (2e-5, None));
-    assert!(matches!(config.adapter, Adapter::Lora { rank: 8, .. }));
+    assert!(matches!(config.adapter, Adapter::Lora(Lora { rank: 8, .. })));
     assert_eq!(config.data.prompts, (Some("q: ".into()), None));
     // Paths that are typed are relative to the current folder, paths that are written to the config.
     let config = check("", &["data.train=[{path: a.jsonl, weight: 2}, b.jsonl]", "data.train.0.limit=10"]).unwrap();
-    let first = TrainSet { path: PathBuf::from("a.jsonl"), weight: 2.0, limit: Some(10) };
+    let first = set("a.jsonl", 2.0, Some(10));
     assert_eq!((config.data.train.len(), &config.data.train[0]), (2, &first));
     assert_eq!(config.data.dev[0].path, PathBuf::from("/configs/d.jsonl"));
     for (set, expected) in [
@@ -216,12 +298,71 @@ fn a_bare_config_has_the_defaults() {
     assert_eq!((t.warmup, t.clip, t.weight_decay, t.betas, t.eps), (0.05, Some(1.0), 0.01, (0.9, 0.999), 1e-8));
     assert_eq!((t.max_length, t.seed, t.eval_every, t.save_every), ((None, None), 1, None, None));
     assert_eq!((config.choose.by.name(), config.choose.on_test, config.choose.seeds), ("mean_task_type", false, 3));
-    assert_eq!(config.data.train[0], TrainSet { path: "/configs/t.jsonl".into(), weight: 1.0, limit: None });
+    assert_eq!(config.data.train[0], set("/configs/t.jsonl", 1.0, None));
     // A step's identity is a hash of this: the same settings give the same text, however they are written.
     let written =
         check("train: &t\n  lr: 2.0e-5\n  epochs: 1\nloss: {hard_negatives: 1, temperature: 5.0e-2}\n", &[]).unwrap();
     assert_eq!(serde_json::to_string(&config).unwrap(), serde_json::to_string(&written).unwrap());
     assert_eq!(check("", &["adapter=null", "train=null", "train.betas=null"]).unwrap(), config);
+}
+
+#[test]
+fn every_setting_of_training_reads_as_written() {
+    let text = "
+data:
+  train: [{path: a.jsonl, prompts: {query: 'q: '}, columns: {query: question}}, b.csv]
+  dev: {split: 0.1}
+  mixing: {weighted: {alpha: 0.5, stop: first_exhausted}}
+  one_set_per_batch: true
+  no_duplicates: true
+  drop_last: true
+loss: {name: info_nce, learn_temperature: true, label_smoothing: 0.1, false_negatives: {relative_margin: 0.05}, memory: {size: 384, warmup: 10}, matryoshka: [64, 32], group_size: 8}
+adapter: {kind: qlora, rank: 4, rslora: true, dora: true, rank_pattern: {key: 8}, alpha_pattern: {key: 4.5}, quantization: int8, quantize_embeddings: false}
+train: {dropout: 0.2, layer_decay: 0.9, groups: [{pattern: '*.bias', lr: 2, weight_decay: 0}], no_decay: ['*.bias'], ema: 0.999, grad_cache: 64, checkpointing: true, eval_every: 50, eval_tasks: [StsbRuSTS], metric: tasks, patience: 3, min_delta: 0.001, keep: {last: 2, disk: 1GB}, state_every: 20}
+run: {dtype: bf16}
+";
+    let config = parse(&format!("name: x\nbase: org/model\n{}", text.trim_start()), &[]).unwrap().check().unwrap();
+    let data = &config.data;
+    assert_eq!((data.dev_share, data.mixing), (Some(0.1), Mixing::Weighted { alpha: 0.5, all: false }));
+    assert!(data.one_set_per_batch && data.no_duplicates && data.drop_last);
+    assert_eq!(data.train[0].prompts, (Some("q: ".into()), None));
+    assert_eq!(data.train[0].columns["query"], "question");
+    let false_negatives = Some(Margin::Relative(0.05));
+    let kind = LossKind::InfoNce { learn_temperature: true, label_smoothing: 0.1, false_negatives };
+    assert_eq!((&config.loss.kind, config.loss.memory), (&kind, Some(Memory { size: 384, warmup: 10 })));
+    assert_eq!(config.loss.matryoshka.clone().unwrap().weights, [1.0, 1.0]);
+    assert_eq!(config.loss.group_size, Some(8));
+    let Adapter::Qlora { lora, quantization: Quantization::Int8, quantize_embeddings: false } = &config.adapter else {
+        panic!("{:?}", config.adapter)
+    };
+    assert!(
+        lora.rslora && lora.dora && lora.rank_pattern == [("key".to_string(), 8)] && lora.alpha_pattern[0].1 == 4.5
+    );
+    let t = &config.train;
+    assert_eq!((t.dropout, t.layer_decay, t.ema, t.grad_cache), (Dropout::Rate(0.2), 0.9, Some(0.999), Some(64)));
+    assert_eq!((t.groups[0].lr, t.groups[0].weight_decay, t.checkpointing), (2.0, Some(0.0), true));
+    assert_eq!((t.metric.clone(), t.patience, t.min_delta), (Some(Metric::Tasks), Some(3), 0.001));
+    assert_eq!((t.keep_last, t.keep_bytes, t.state_every), (Some(2), Some(1_000_000_000), Some(20)));
+    assert_eq!(config.run.dtype, Dtype::Bf16);
+    let tsdae = check("objective: tsdae\ntsdae: {deletion: 0.4, shuffle: 3, masking: 0.1}", &[]).unwrap();
+    assert_eq!(tsdae.tsdae, Tsdae { deletion: 0.4, shuffle: 3, masking: 0.1 });
+}
+
+#[test]
+fn settings_that_came_later_do_not_change_the_identity_of_earlier_runs() {
+    let config = check("train: {dropout: 0}", &[]).unwrap();
+    for (section, known) in [
+        (serde_json::to_value(&config.loss).unwrap(), vec!["hard_negatives", "temperature"]),
+        (serde_json::to_value(&config.adapter).unwrap(), vec!["kind"]),
+    ] {
+        let mut keys: Vec<String> = section.as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        assert_eq!(keys, known);
+    }
+    let train = serde_json::to_value(&config.train).unwrap();
+    let later =
+        ["dropout", "layer_decay", "groups", "ema", "grad_cache", "eval_tasks", "metric", "patience", "state_every"];
+    assert!(later.iter().all(|key| train.get(key).is_none()), "{train}");
 }
 
 #[test]
@@ -246,10 +387,11 @@ run: {executor: local, jobs: 1, device: 'cuda:1', dtype: f32}
     let config = parse(text, &[]).unwrap().check().unwrap();
     let Base::Scratch(scratch) = &config.base else { panic!("{:?}", config.base) };
     assert_eq!((scratch.heads, scratch.intermediate, scratch.max_length, scratch.lower_case), (2, 256, 128, false));
-    assert_eq!(config.data.train[1], TrainSet { path: "/b.csv".into(), weight: 0.5, limit: Some(100) });
+    assert_eq!(config.data.train[1], set("/b.csv", 0.5, Some(100)));
     assert_eq!(config.data.prompts, (Some("q: ".into()), Some(String::new())));
     let targets = vec!["all-linear".to_string()];
-    assert_eq!(config.adapter, Adapter::Lora { rank: 4, alpha: 32.0, dropout: 0.1, targets });
+    let lora = config.adapter.lora().unwrap();
+    assert_eq!((lora.rank, lora.alpha, lora.dropout, &lora.targets), (4, 32.0, 0.1, &targets));
     assert_eq!((config.train.warmup, config.train.clip, config.train.max_length), (10.0, None, (Some(64), Some(64))));
     let merge = &config.merge[0];
     assert_eq!((merge.alpha.clone(), merge.mode, merge.budget), (Alpha::Values(vec![0.2, 1.0]), SlerpMode::Delta, 12));
@@ -286,13 +428,13 @@ fn a_grid_spans_its_trials_in_the_configs_order() {
     assert_eq!(labels(&found), expected);
     assert_eq!(found[1].axes[1], ("adapter.rank".to_string(), "32".to_string()));
     // Alpha was not written: it follows the trial's own rank.
-    assert!(matches!(found[1].config.adapter, Adapter::Lora { rank: 32, alpha: 64.0, .. }));
+    assert!(matches!(found[1].config.adapter, Adapter::Lora(Lora { rank: 32, alpha: 64.0, .. })));
     // Axes of the adapter apply where there is one, and so do the settings that all trials share.
     let kinds = "adapter: {alpha: 16}\ngrid: {adapter.kind: [full, lora], adapter.rank: [8, 32]}\n";
     let found = trials(kinds, &[]).unwrap();
     assert_eq!(labels(&found), ["full", "lora r8", "lora r32"]);
     assert_eq!((found[0].config.adapter.clone(), found[0].axes.len()), (Adapter::Full, 1));
-    assert!(matches!(found[2].config.adapter, Adapter::Lora { alpha: 16.0, .. }));
+    assert!(matches!(found[2].config.adapter, Adapter::Lora(Lora { alpha: 16.0, .. })));
     // Axes whose last parts are the same keep their whole keys.
     let lengths = "grid: {train.max_length.query: [8], data.prompts.query: [a]}\n";
     assert_eq!(labels(&trials(lengths, &[]).unwrap()), ["train.max_length.query=8 data.prompts.query=a"]);

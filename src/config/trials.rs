@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::document::Document;
 use super::node::{Node, Value};
 use super::read;
+use super::read_training::{LORA_SETTINGS, QLORA_SETTINGS};
 use super::reader::{ConfigErrors, Faults, Reader};
 use super::schema::Config;
 use crate::data::suggest::did_you_mean;
@@ -25,9 +26,6 @@ const MOST_TRIALS: usize = 10_000;
 
 /// Sections that are the same for all trials of a sweep.
 const SHARED: [&str; 8] = ["grid", "trials", "merge", "score", "choose", "run", "name", "base"];
-
-/// Settings that only an adapter has.
-const ADAPTER_SETTINGS: [&str; 4] = ["rank", "alpha", "dropout", "targets"];
 
 /// A trial before it is checked.
 struct Point {
@@ -231,11 +229,10 @@ fn grid_points(root: &Node, axes: &[(String, Vec<Node>)]) -> Vec<Point> {
     for mut set in combinations {
         let kind =
             set.iter().find(|(key, _)| key == "adapter.kind").map(|(_, node)| node).or_else(|| root.at("adapter.kind"));
-        let adapted = match set.iter().find(|(key, _)| key == "adapter") {
-            Some(_) => true,
-            None => kind.is_some_and(|node| !matches!(&node.value, Value::Null) && node.value.show() != "full"),
-        };
-        set.retain(|(key, _)| adapted || !is_adapter_setting(key));
+        let whole = set.iter().any(|(key, _)| key == "adapter");
+        let kind =
+            kind.filter(|node| node.value != Value::Null).map_or_else(|| "full".to_string(), |node| node.value.show());
+        set.retain(|(key, _)| whole || applies(key, &kind));
         let identity: Vec<(String, String)> = set.iter().map(|(k, v)| (k.clone(), v.value.show())).collect();
         if seen.insert(identity) {
             points.push(Point { name: None, set });
@@ -244,16 +241,24 @@ fn grid_points(root: &Node, axes: &[(String, Vec<Node>)]) -> Vec<Point> {
     points
 }
 
-fn is_adapter_setting(key: &str) -> bool {
-    key.strip_prefix("adapter.").is_some_and(|setting| setting != "kind")
+/// Whether an axis has a meaning for a kind of adapter.
+fn applies(key: &str, kind: &str) -> bool {
+    match key.strip_prefix("adapter.") {
+        None | Some("kind") => true,
+        Some(setting) if QLORA_SETTINGS.contains(&setting) => kind == "qlora",
+        Some(_) => kind != "full",
+    }
 }
 
-/// The tree with a trial's settings. A trial that trains the whole model drops the adapter's settings that all trials share.
+/// The tree with a trial's settings. A trial drops the adapter's settings that all trials share and its own kind has not.
 fn with(root: &Node, set: &[(String, Node)]) -> Node {
     let mut tree = root.clone();
-    if set.iter().any(|(key, node)| key == "adapter.kind" && node.value == Value::Text("full".into())) {
-        for setting in ADAPTER_SETTINGS {
-            tree.get_mut("adapter").and_then(|adapter| adapter.remove(setting));
+    if let Some((_, kind)) = set.iter().find(|(key, _)| key == "adapter.kind") {
+        let kind = kind.value.show();
+        for setting in LORA_SETTINGS.into_iter().chain(QLORA_SETTINGS) {
+            if !applies(&format!("adapter.{setting}"), &kind) {
+                tree.get_mut("adapter").and_then(|adapter| adapter.remove(setting));
+            }
         }
     }
     for (key, node) in set {

@@ -13,3 +13,4 @@ pub mod subsample;
 pub mod suggest;
 pub mod table;
 mod text_tables;
+pub mod training;

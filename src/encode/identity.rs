@@ -35,14 +35,20 @@ pub fn content(embedder: &Embedder) -> candle_core::Result<[u8; 32]> {
     let pooling = (&layout.pooling, layout.include_prompt, &layout.heads, layout.lower_case, files.max_seq_length);
     parts.add(format!("{pooling:?}").as_bytes());
     files.tokenizer_contents().for_each(|content| parts.add(content));
-    for (name, tensor) in embedder.weights() {
+    // The same weights give other last bits where they are dequantised on the way.
+    if let Some(quantization) = embedder.quantization() {
+        parts.add(format!("{quantization:?}").as_bytes());
+    }
+    for (name, tensor) in embedder.dequantized().map_err(candle_core::Error::wrap)? {
         parts.tensor(&name, &tensor)?;
     }
     if let Some(adapter) = embedder.adapter() {
-        for (name, (a, b)) in adapter.tensors() {
-            parts.add(format!("{:?}", adapter.low_rank(name).map(|low_rank| low_rank.scale)).as_bytes());
-            parts.tensor(name, a)?;
-            parts.tensor(name, b)?;
+        for module in adapter.modules() {
+            let scale = adapter.low_rank(module).map(|low_rank| low_rank.scale);
+            parts.add(format!("{module} {scale:?} {}", adapter.spec.dora).as_bytes());
+        }
+        for (name, tensor) in adapter.tensors() {
+            parts.tensor(&name, &tensor)?;
         }
     }
     Ok(parts.0.finalize().into())

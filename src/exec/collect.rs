@@ -6,7 +6,7 @@ use polars::prelude::{Column, DataFrame, ParquetWriter};
 
 use super::steps::{MergeLog, ScoreLog, TrainLog};
 use super::{Engine, ExecError};
-use crate::config::schema::{Adapter, Base};
+use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind};
 use crate::data::atomic;
 use crate::plan::ModelRef;
 use crate::store::folder::{StoreError, read_json, write_json};
@@ -35,6 +35,21 @@ impl Engine<'_> {
                 notes.push(format!(
                     "{}: {share:.1} % of the training texts were cut at the length limit",
                     planned.trial.label
+                ));
+            }
+            let cut = |w: &&String| w.contains("of the texts were cut at the length limit");
+            notes.extend(log.warnings.iter().filter(|w| !cut(w)).map(|w| format!("{}: {w}", planned.trial.label)));
+            if let (Some(step), Some((metric, value))) = (log.result, &log.best) {
+                notes.push(format!(
+                    "{}: the checkpoint of step {step} was chosen while training, by {metric} on dev ({value:.4})",
+                    planned.trial.label
+                ));
+            }
+            if let Adapter::Qlora { quantization, .. } = &planned.trial.config.adapter {
+                notes.push(format!(
+                    "{}: scored as trained, on the base in {}; merges put the adapter into the base's own weights",
+                    planned.trial.label,
+                    format!("{quantization:?}").to_lowercase()
                 ));
             }
             curves.push(log.curve);
@@ -158,29 +173,30 @@ impl Engine<'_> {
             ("train.warmup", t.warmup.to_string()),
             ("train.weight_decay", t.weight_decay.to_string()),
             ("train.seed", t.seed.to_string()),
-            ("objective", format!("{:?}", c.objective).to_lowercase()),
+            ("objective", c.objective.name().to_string()),
             ("loss.temperature", c.loss.temperature.to_string()),
             ("loss.hard_negatives", c.loss.hard_negatives.to_string()),
         ];
+        all.extend(later_settings(c));
         if let Some(steps) = t.max_steps {
             all.push(("train.max_steps", steps.to_string()));
         }
         match &c.adapter {
             Adapter::Full => all.push(("adapter.kind", "full".into())),
-            Adapter::Lora { rank, alpha, dropout, targets } => all.extend([
-                ("adapter.kind", "lora".to_string()),
-                ("adapter.rank", rank.to_string()),
+            Adapter::Lora(lora) | Adapter::Qlora { lora, .. } => all.extend([
+                ("adapter.kind", if matches!(c.adapter, Adapter::Lora(_)) { "lora" } else { "qlora" }.to_string()),
+                ("adapter.rank", lora.rank.to_string()),
                 // Without a value of its own it follows the rank.
                 (
                     "adapter.alpha",
-                    if varied("adapter.rank") && *alpha == 2.0 * *rank as f64 {
+                    if varied("adapter.rank") && lora.alpha == 2.0 * lora.rank as f64 {
                         "2 rank".into()
                     } else {
-                        alpha.to_string()
+                        lora.alpha.to_string()
                     },
                 ),
-                ("adapter.dropout", dropout.to_string()),
-                ("adapter.targets", targets.join(", ")),
+                ("adapter.dropout", lora.dropout.to_string()),
+                ("adapter.targets", lora.targets.join(", ")),
             ]),
         }
         all.into_iter().filter(|(key, _)| !varied(key)).map(|(k, v)| (k.to_string(), v)).collect()
@@ -216,4 +232,29 @@ impl Engine<'_> {
         atomic::write(&path, &bytes).map_err(|source| StoreError::Io { path, source })?;
         Ok(())
     }
+}
+
+/// Settings that are told where they are not what most runs have.
+fn later_settings(c: &crate::config::Config) -> Vec<(&'static str, String)> {
+    let t = &c.train;
+    let usual = |yes: bool, key: &'static str, value: String| (!yes).then_some((key, value));
+    [
+        usual(c.loss.kind == LossKind::default(), "loss.name", c.loss.kind.name().into()),
+        c.loss.group_size.map(|size| ("loss.group_size", size.to_string())),
+        c.loss.memory.map(|m| ("loss.memory", format!("{} pairs, after {} batches", m.size, m.warmup))),
+        c.loss.matryoshka.as_ref().map(|m| ("loss.matryoshka", format!("{:?}", m.dims))),
+        match t.dropout {
+            Dropout::Config => Some(("train.dropout", "config".to_string())),
+            Dropout::Rate(rate) => usual(rate == 0.0, "train.dropout", rate.to_string()),
+        },
+        usual(t.layer_decay == 1.0, "train.layer_decay", t.layer_decay.to_string()),
+        t.ema.map(|decay| ("train.ema", decay.to_string())),
+        t.grad_cache.map(|chunk| ("train.grad_cache", chunk.to_string())),
+        usual(!t.checkpointing, "train.checkpointing", "true".into()),
+        t.patience.map(|patience| ("train.patience", patience.to_string())),
+        usual(c.run.dtype == Dtype::F32, "run.dtype", "bf16".into()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -2,10 +2,12 @@
 
 pub mod collect;
 pub mod datasets;
+pub mod dev_tasks;
 pub mod encoder;
 pub mod precomputed;
 pub mod settings;
 mod steps;
+pub mod training;
 
 pub use steps::to_record;
 
@@ -23,7 +25,7 @@ use crate::store::folder::{RunFolder, StoreError};
 use crate::task::files::{Datasets, NoDatasets};
 use crate::task::load::TaskData;
 use crate::task::protocol::Protocol;
-use crate::task::spec::{Split, TaskError};
+use crate::task::spec::{Split, TaskError, TaskSpec};
 
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,9 @@ pub trait Observer {
 /// Rows of tasks (by position) on a side, none where the task has no such side.
 type Loaded = BTreeMap<(usize, Split), Option<Rc<TaskData>>>;
 
+/// Finds the tasks that selectors name.
+pub type Select = dyn Fn(&[String]) -> Result<Vec<TaskSpec>, TaskError>;
+
 /// A run.
 pub struct Engine<'a> {
     /// The plan.
@@ -83,6 +88,8 @@ pub struct Engine<'a> {
     pub datasets: Box<dyn Datasets>,
     /// Where embeddings are kept.
     pub cache: CacheSettings,
+    /// Finds the tasks that selectors name.
+    pub select: Box<Select>,
     data: RefCell<Loaded>,
     base: RefCell<Option<Rc<ModelFiles>>>,
 }
@@ -97,6 +104,7 @@ impl<'a> Engine<'a> {
             observer,
             datasets: Box::new(NoDatasets),
             cache: CacheSettings { folder: std::path::PathBuf::new(), limit: 0 },
+            select: Box::new(|_| Ok(Vec::new())),
             data: RefCell::default(),
             base: RefCell::default(),
         }

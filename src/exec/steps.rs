@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::dev_tasks::DevTasks;
 use super::encoder::{ModelEncoder, PromptRules};
+use super::training::Training;
 use super::{Engine, ExecError, settings};
 use crate::adapter::peft;
 use crate::config::schema::{Adapter, Base};
@@ -13,13 +15,13 @@ use crate::merge::search::{self, best_of};
 use crate::merge::slerp;
 use crate::metric::bootstrap;
 use crate::model::{BuildOptions, Embedder, ModelFiles, prompts};
-use crate::plan::{ModelRef, Step, load_rows};
+use crate::plan::{ModelRef, Step};
 use crate::store::folder::{read_json, write_json};
 use crate::store::record::{AlphaPoint, AlphaSearch, TaskRecord, TrainingCurve};
 use crate::store::scoring::{rule_replicates, rule_score};
 use crate::task::evaluate::{Evaluation, evaluate, protocol_seeds};
 use crate::task::spec::{Split, TaskSpec};
-use crate::train::run::{self, Run};
+use crate::train::checkpoint;
 
 /// What a training step leaves beside its checkpoints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +29,14 @@ pub(super) struct TrainLog {
     pub curve: TrainingCurve,
     pub tokens: usize,
     pub truncated: (usize, usize),
+    /// Step of the checkpoint that is the result; absent in older runs, where it is the last.
+    #[serde(default)]
+    pub result: Option<usize>,
+    /// What it is best by, and its value.
+    #[serde(default)]
+    pub best: Option<(String, f64)>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// A finished merge.
@@ -63,7 +73,7 @@ impl Engine<'_> {
         let Base::Scratch(s) = &self.plan.config.base else {
             return Err(ExecError::Other("the base is not made from nothing".into()));
         };
-        let files = settings::base_from_nothing(&self.plan.config, s)?;
+        let files = settings::base_from_nothing(&self.plan.config, s, &self.plan.sets)?;
         files.save(&self.folder.step(&step.id).join("model"), "# A small encoder made from nothing by embeval\n")?;
         Ok(())
     }
@@ -72,10 +82,6 @@ impl Engine<'_> {
         let plan = &self.plan.trials[trial];
         let config = &plan.trial.config;
         let base = self.base()?;
-        let settings = settings::training(config, &base);
-        let data = |e| ExecError::Plan(crate::plan::PlanError::from(e));
-        let rows = load_rows(&config.data.train, config.train.seed).map_err(data)?;
-        let dev = load_rows(&config.data.dev, config.train.seed).map_err(data)?;
         let folder = self.folder.step(&step.id);
         let progress = |done: usize, all: usize, loss: f64| {
             self.observer.advances(done, all, &format!("loss {loss:.4}"));
@@ -85,39 +91,59 @@ impl Engine<'_> {
             (None, Base::Folder(path)) => path.display().to_string(),
             _ => "base".to_string(),
         };
-        let run = Run {
+        let tasks = self.dev_tasks(config)?;
+        let training = Training {
+            config,
+            label: &plan.trial.label,
             base: &base,
             base_name: &base_name,
-            start: None,
-            settings: &settings,
-            rows: &rows,
-            dev: &dev,
+            sets: &self.plan.sets,
+            tasks: tasks.as_ref(),
             device: &self.device,
-            output: Some(&folder),
+            output: &folder,
+            fingerprint: &step.id,
             progress: &progress,
-            fixed_batches: None,
         };
-        let (output, _) =
-            run::run(&run).map_err(|source| ExecError::Train { trial: plan.trial.label.clone(), source })?;
+        let (output, _) = training.run()?;
         let numbered = |values: &[f64]| values.iter().enumerate().map(|(i, v)| (i + 1, *v)).collect();
         let log = TrainLog {
             curve: TrainingCurve {
                 trial: plan.trial.label.clone(),
                 train_loss: numbered(&output.losses),
-                dev_loss: output.dev.iter().map(|p| (p.step, p.loss)).collect(),
-                dev_score: output.dev.iter().map(|p| (p.step, p.mrr)).collect(),
+                dev_loss: output.dev.iter().filter_map(|p| Some((p.step, p.loss?))).collect(),
+                dev_score: output.dev.iter().filter_map(|p| Some((p.step, p.mrr?))).collect(),
             },
             tokens: output.tokens,
             truncated: output.truncated,
+            result: Some(output.result),
+            best: output.best.clone(),
+            warnings: output.warnings.iter().map(|w| w.0.clone()).collect(),
         };
-        Ok(write_json(&folder.join("training.json"), &log)?)
+        write_json(&folder.join("training.json"), &log)?;
+        // Complete: nothing will be taken up from here.
+        for (_, checkpoint) in &output.checkpoints {
+            checkpoint::forget_state(checkpoint).map_err(|e| ExecError::Other(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// The tasks that a trial scores while it trains.
+    fn dev_tasks(&self, config: &crate::config::Config) -> Result<Option<DevTasks>, ExecError> {
+        if config.train.eval_tasks.is_empty() {
+            return Ok(None);
+        }
+        let specs = (self.select)(&config.train.eval_tasks)?;
+        let registered = self.base_id().and_then(prompts::registered);
+        let limit = |task: &str| self.plan.config.score.limit_of(task);
+        Ok(Some(DevTasks::load(&specs, &limit, self.datasets.as_ref(), self.protocol(), registered)?))
     }
 
     /// A model's own files, adapters merged in.
     fn merged_files(&self, model: &ModelRef) -> Result<ModelFiles, ExecError> {
         match self.load(model)? {
             Loaded::Files(files) => Ok(files),
-            Loaded::Adapted(base, adapter) => {
+            // Into the weights as they are stored, whatever they were trained on.
+            Loaded::Adapted(base, adapter, _) => {
                 let mut weights = base.weights.clone();
                 adapter.merge_into(&mut weights).map_err(crate::model::ModelError::from)?;
                 Ok(base.with_weights(&weights))
@@ -130,10 +156,19 @@ impl Engine<'_> {
         match (model, folder) {
             (ModelRef::Base, _) => Ok(Loaded::Files((*self.base()?).clone())),
             (ModelRef::Checkpoint { trial, step }, Some(folder)) => {
-                let path = folder.join(run::checkpoint_name(*step));
-                match self.plan.trials[*trial].trial.config.adapter {
+                let planned = &self.plan.trials[*trial];
+                let result =
+                    if *step == planned.steps { checkpoint::read_final(&folder).map(|f| f.step) } else { None };
+                let path = folder.join(checkpoint::checkpoint_name(result.unwrap_or(*step)));
+                let adapter = &planned.trial.config.adapter;
+                match adapter {
                     Adapter::Full => Ok(Loaded::Files(ModelFiles::load(&path)?)),
-                    Adapter::Lora { .. } => Ok(Loaded::Adapted((*self.base()?).clone(), peft::load(&path)?)),
+                    // As it was trained: on the quantised base, where it was one.
+                    Adapter::Lora(_) | Adapter::Qlora { .. } => Ok(Loaded::Adapted(
+                        (*self.base()?).clone(),
+                        peft::load(&path)?,
+                        settings::quantization(adapter),
+                    )),
                 }
             }
             (ModelRef::Merged(_), Some(folder)) => Ok(Loaded::Files(ModelFiles::load(&folder.join("model"))?)),
@@ -145,8 +180,10 @@ impl Engine<'_> {
         let device = self.device.clone();
         Ok(match loaded {
             Loaded::Files(files) => Embedder::build(files, &BuildOptions { device, ..Default::default() })?,
-            Loaded::Adapted(base, adapter) => {
-                Embedder::build(base, &BuildOptions { device, adapter: Some(adapter), ..Default::default() })?
+            Loaded::Adapted(base, adapter, quantization) => {
+                let quantize = quantization.as_ref();
+                let options = BuildOptions { device, adapter: Some(adapter), quantize, ..Default::default() };
+                Embedder::build(base, &options)?
             }
         })
     }
@@ -281,5 +318,5 @@ impl Engine<'_> {
 
 enum Loaded {
     Files(ModelFiles),
-    Adapted(ModelFiles, crate::adapter::Adapter),
+    Adapted(ModelFiles, crate::adapter::Adapter, Option<crate::adapter::Quantization>),
 }

@@ -37,6 +37,17 @@ pub struct BertConfig {
     pub hidden_act: Activation,
     /// How positions are counted.
     pub positions: Positions,
+    /// Dropout that the model was made to be trained with.
+    pub dropout: ModelDropout,
+}
+
+/// Probabilities of dropout in training, in `[0, 1)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ModelDropout {
+    /// On token vectors: after the embeddings' LayerNorm, and on what is added to a residual (`hidden_dropout_prob`).
+    pub hidden: f32,
+    /// On attention weights (`attention_probs_dropout_prob`).
+    pub attention: f32,
 }
 
 /// How a token's row of the position table is found.
@@ -105,6 +116,10 @@ impl Architecture {
             layer_norm_eps: config["layer_norm_eps"].as_f64().unwrap_or(1e-12),
             hidden_act,
             positions,
+            dropout: ModelDropout {
+                hidden: fields.probability("hidden_dropout_prob")?,
+                attention: fields.probability("attention_probs_dropout_prob")?,
+            },
         };
         if !bert.hidden_size.is_multiple_of(bert.num_attention_heads) {
             return Err(fail(format!(
@@ -134,6 +149,20 @@ impl Architecture {
             Self::Bert(config) => config.max_tokens(),
         }
     }
+
+    /// Transformer layers.
+    pub fn layers(&self) -> usize {
+        match self {
+            Self::Bert(config) => config.num_hidden_layers,
+        }
+    }
+
+    /// Dropout that the model was made to be trained with.
+    pub fn dropout(&self) -> ModelDropout {
+        match self {
+            Self::Bert(config) => config.dropout,
+        }
+    }
 }
 
 struct Fields<'a> {
@@ -142,6 +171,17 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
+    /// A probability of dropout; transformers' default for these model types is 0.1.
+    fn probability(&self, key: &str) -> Result<f32, ModelError> {
+        match &self.config[key] {
+            Value::Null => Ok(0.1),
+            value => match value.as_f64() {
+                Some(p) if (0.0..1.0).contains(&p) && (p as f32) < 1.0 => Ok(p as f32),
+                _ => Err(ModelError::file(self.path, format!("{key} = {value}: must be a number from 0 to below 1"))),
+            },
+        }
+    }
+
     fn count(&self, key: &str, default: Option<usize>, least: usize) -> Result<usize, ModelError> {
         match (&self.config[key], default) {
             (Value::Null, Some(default)) => Ok(default),

@@ -5,40 +5,72 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 
 use super::ModelError;
-use super::architecture::Architecture;
+use super::architecture::{Architecture, ModelDropout};
 use super::bert::Bert;
 use super::files::ModelFiles;
 use super::layout::HeadSpec;
-use super::parameters::{Parameters, Taken, Trainable};
+use super::parameters::{Held, Parameters, Source, Taken, Trainable};
 use super::weights::Weights;
 use crate::adapter::Adapter;
 use crate::nn::PackedBatch;
 use crate::nn::activation::Activation;
+use crate::nn::checkpoint::GradientSink;
 use crate::nn::linear::Linear;
 use crate::nn::normalize::l2_normalize;
 use crate::nn::pooling::pool;
+use crate::nn::quantized::Quantization;
 
-/// Whether a forward pass draws dropout, and from which seed.
-#[derive(Debug, Clone, Copy, Default)]
+/// Whether a forward pass draws dropout, and from which seed, and what it keeps for the backward pass.
+#[derive(Debug, Clone, Default)]
 pub struct Mode {
     dropout: Option<u64>,
+    first_sequence: usize,
+    sink: Option<GradientSink>,
 }
 
 impl Mode {
     /// No dropout.
-    pub const INFERENCE: Self = Self { dropout: None };
+    pub const INFERENCE: Self = Self { dropout: None, first_sequence: 0, sink: None };
 
-    /// Dropout (of adapters) drawn from a seed; give every step another.
+    /// Dropout (of adapters, and of the model if it was built with it) drawn from a seed; give every step another.
     pub fn training(seed: u64) -> Self {
-        Self { dropout: Some(seed) }
+        Self { dropout: Some(seed), ..Self::INFERENCE }
     }
 
-    pub(super) fn layer(self, index: usize) -> Self {
-        Self { dropout: self.dropout.map(|s| s.wrapping_mul(1_000_003).wrapping_add(index as u64)) }
+    /// Each layer keeps its input alone and is run again in the backward pass; the gradients of the variables in it go to
+    /// `sink`, whence they are to be added to those that `backward` returns.
+    #[must_use]
+    pub fn with_checkpointing(self, sink: &GradientSink) -> Self {
+        Self { sink: Some(sink.clone()), ..self }
     }
 
-    pub(super) fn seed(self, place: u64) -> Option<u64> {
+    /// Counts the batch's sequences from `first` on in the model's dropout masks: a part of a larger batch that is run by
+    /// itself then has the masks that it has in the whole.
+    #[must_use]
+    pub fn from_sequence(self, first: usize) -> Self {
+        Self { first_sequence: first, ..self }
+    }
+
+    pub(super) fn layer(&self, index: usize) -> Self {
+        let dropout = self.dropout.map(|s| s.wrapping_mul(1_000_003).wrapping_add(index as u64));
+        Self { dropout, ..self.clone() }
+    }
+
+    /// Other draws for a model that runs beside the encoder.
+    pub(super) fn decoder(&self) -> Self {
+        Self { dropout: self.dropout.map(|s| s ^ 0x6465_636f_6465_7221), ..self.clone() }
+    }
+
+    pub(super) fn seed(&self, place: u64) -> Option<u64> {
         self.dropout.map(|s| s.wrapping_mul(31).wrapping_add(place).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    pub(super) fn first_sequence(&self) -> usize {
+        self.first_sequence
+    }
+
+    pub(super) fn sink(&self) -> Option<&GradientSink> {
+        self.sink.as_ref()
     }
 }
 
@@ -54,11 +86,23 @@ pub struct BuildOptions<'a> {
     pub adapter_trainable: bool,
     /// Whether the weights are another embedder's variables, whose training changes them.
     pub changing: bool,
+    /// The model's own dropout in training ([`Mode::training`]): [`Architecture::dropout`] is what its config says.
+    pub dropout: Option<ModelDropout>,
+    /// How frozen weights are held in fewer bits; none holds them as they are.
+    pub quantize: Option<&'a Quantization>,
 }
 
 impl Default for BuildOptions<'_> {
     fn default() -> Self {
-        Self { device: Device::Cpu, trainable: &|_| false, adapter: None, adapter_trainable: false, changing: false }
+        Self {
+            device: Device::Cpu,
+            trainable: &|_| false,
+            adapter: None,
+            adapter_trainable: false,
+            changing: false,
+            dropout: None,
+            quantize: None,
+        }
     }
 }
 
@@ -68,14 +112,25 @@ enum Head {
     Dense(Linear, Activation),
 }
 
+/// What a model's weights take in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightBytes {
+    /// As they are held: 4 bytes an `f32`, codes and statistics of those held quantised.
+    pub held: usize,
+    /// What they would take in `f32`.
+    pub dense: usize,
+}
+
 /// A model that embeds.
 pub struct Embedder {
+    /// Without the tensors that are held quantised.
     files: ModelFiles,
     encoder: Bert,
     heads: Vec<Head>,
     taken: Taken,
     adapter: Option<Adapter>,
     device: Device,
+    quantization: Option<Quantization>,
 }
 
 impl Embedder {
@@ -84,39 +139,41 @@ impl Embedder {
     /// # Errors
     /// Where a tensor is missing or has another shape than the config asks for, or the adapter does not fit.
     pub fn build(files: &ModelFiles, options: &BuildOptions<'_>) -> Result<Self, ModelError> {
-        let parameters = Parameters::new(
-            &files.weights,
-            files.path.clone(),
-            &options.device,
-            options.trainable,
-            options.adapter,
-            options.adapter_trainable,
-            options.changing,
-        );
+        Self::build_with(files, &Held::default(), options)
+    }
+
+    /// As [`Self::build`], with weights that another embedder holds quantised and `files` may lack.
+    fn build_with(files: &ModelFiles, held: &Held, options: &BuildOptions<'_>) -> Result<Self, ModelError> {
+        let mut files = files.clone();
+        let known: Vec<&str> = files.weights.keys().map(String::as_str).chain(held.names()).collect();
+        let adapter = options.adapter.map(|adapter| adapter.for_model(&known)).transpose();
+        let adapter = adapter.map_err(|message| ModelError::file(&files.path, message))?;
+        for (name, tensor) in adapter.iter().flat_map(|adapter| &adapter.replaced().tensors) {
+            files.weights.insert(name.clone(), tensor.clone());
+        }
+        let source = Source { weights: &files.weights, held, adapter: adapter.as_ref(), path: files.path.clone() };
+        let parameters = Parameters::new(source, options);
         let Architecture::Bert(config) = &files.architecture;
-        let encoder = Bert::load(config, &parameters)?;
+        let encoder = Bert::load(config, &parameters)?.with_dropout(options.dropout);
         let mut heads = Vec::new();
         for head in &files.layout.heads {
             heads.push(match head {
                 HeadSpec::Normalize => Head::Normalize,
                 HeadSpec::Dense { path, inputs, outputs, bias, activation } => {
-                    let module = format!("{path}.linear");
-                    let linear = if *bias {
-                        parameters.linear(&module, *inputs, *outputs)?
-                    } else {
-                        parameters.linear_no_bias(&module, *inputs, *outputs)?
-                    };
-                    Head::Dense(linear, *activation)
+                    Head::Dense(parameters.head(&format!("{path}.linear"), *inputs, *outputs, *bias)?, *activation)
                 }
             });
         }
+        let taken = parameters.finish()?;
+        taken.held.names().for_each(|name| _ = files.weights.remove(name));
         Ok(Self {
-            files: files.clone(),
+            files,
             encoder,
             heads,
-            taken: parameters.finish()?,
-            adapter: options.adapter.cloned(),
+            taken,
+            adapter,
             device: options.device.clone(),
+            quantization: options.quantize.copied(),
         })
     }
 
@@ -125,7 +182,20 @@ impl Embedder {
     /// # Errors
     /// Where the batch does not fit the model.
     pub fn token_states(&self, batch: &PackedBatch, mode: Mode) -> candle_core::Result<Tensor> {
-        self.encoder.forward(batch, mode)
+        self.encoder.forward(batch, &mode)
+    }
+
+    /// Sentence vectors before the heads (`Dense`, `Normalize`), `[sequences, pooled]`.
+    ///
+    /// # Errors
+    /// Where the batch does not fit the model.
+    pub fn pooled(&self, batch: &PackedBatch, mode: Mode) -> candle_core::Result<Tensor> {
+        let states = self.token_states(batch, mode)?;
+        let mut pooled = Vec::with_capacity(1);
+        for &kind in &self.files.layout.pooling {
+            pooled.push(pool(&states, batch, kind)?);
+        }
+        if pooled.len() == 1 { Ok(pooled.remove(0)) } else { Tensor::cat(&pooled, 1) }
     }
 
     /// Embeddings, `[sequences, dim]`.
@@ -133,12 +203,7 @@ impl Embedder {
     /// # Errors
     /// Where the batch does not fit the model.
     pub fn forward(&self, batch: &PackedBatch, mode: Mode) -> candle_core::Result<Tensor> {
-        let states = self.token_states(batch, mode)?;
-        let mut pooled = Vec::with_capacity(1);
-        for &kind in &self.files.layout.pooling {
-            pooled.push(pool(&states, batch, kind)?);
-        }
-        let mut x = if pooled.len() == 1 { pooled.remove(0) } else { Tensor::cat(&pooled, 1)? };
+        let mut x = self.pooled(batch, mode.clone())?;
         for (i, head) in self.heads.iter().enumerate() {
             x = match head {
                 Head::Normalize => l2_normalize(&x)?,
@@ -150,7 +215,11 @@ impl Embedder {
         Ok(x)
     }
 
-    /// What it was built from (the weights as they were then).
+    pub(super) fn encoder(&self) -> &Bert {
+        &self.encoder
+    }
+
+    /// What it was built from (the weights as they were then); weights that are held quantised are not among them.
     pub fn files(&self) -> &ModelFiles {
         &self.files
     }
@@ -170,7 +239,26 @@ impl Embedder {
         &self.taken.used
     }
 
-    /// The model's own weights as they are now; tensors that it does not use stay as they were.
+    /// How its frozen weights are held.
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.quantization
+    }
+
+    /// What the weights in use take, the adapter's among them.
+    pub fn weight_bytes(&self) -> WeightBytes {
+        let Held { linears, tables } = &self.taken.held;
+        let plain: usize = self.taken.used.values().map(|tensor| 4 * tensor.elem_count()).sum();
+        let shapes = linears.values().map(|w| w.shape()).chain(tables.values().map(|t| t.shape()));
+        let held =
+            linears.values().map(|w| w.bytes()).sum::<usize>() + tables.values().map(|t| t.bytes()).sum::<usize>();
+        WeightBytes {
+            held: plain + held,
+            dense: plain + 4 * shapes.map(|(rows, columns)| rows * columns).sum::<usize>(),
+        }
+    }
+
+    /// The model's own weights as they are now, less those that are held quantised; tensors that it does not use stay as
+    /// they were.
     pub fn weights(&self) -> Weights {
         let mut weights = self.files.weights.clone();
         for (name, tensor) in &self.taken.used {
@@ -181,17 +269,38 @@ impl Embedder {
         weights
     }
 
-    /// The adapter as it is now.
-    pub fn adapter(&self) -> Option<Adapter> {
-        let adapter = self.adapter.as_ref()?;
-        Some(adapter.with_tensors(|module| {
-            let tensor = |part: &str| self.taken.used.get(&format!("{module}.{part}.weight")).map(Tensor::detach);
-            Some((tensor("lora_A")?, tensor("lora_B")?))
-        }))
+    /// [`Self::weights`] and, dequantised into new tensors, those that are held quantised.
+    ///
+    /// # Errors
+    /// Those of tensor operations.
+    pub fn dequantized(&self) -> Result<Weights, ModelError> {
+        let mut weights = self.weights();
+        for (name, weight) in &self.taken.held.linears {
+            weights.insert(name.clone(), weight.to_tensor(&Device::Cpu)?);
+        }
+        for (name, table) in &self.taken.held.tables {
+            weights.insert(name.clone(), table.to_tensor(&Device::Cpu)?);
+        }
+        Ok(weights)
     }
 
-    /// The same model, sharing its tensors, with nothing recorded for a backward pass. It follows the training of the
-    /// original, whose variables are updated in place.
+    /// The weights of a model as they are after quantisation and back: what an adapter that was trained on the quantised
+    /// model belongs to.
+    ///
+    /// # Errors
+    /// As [`Self::build`].
+    pub fn dequantized_weights(files: &ModelFiles, quantization: &Quantization) -> Result<Weights, ModelError> {
+        Self::build(files, &BuildOptions { quantize: Some(quantization), ..Default::default() })?.dequantized()
+    }
+
+    /// The adapter as it is now, by this model's names.
+    pub fn adapter(&self) -> Option<Adapter> {
+        let adapter = self.adapter.as_ref()?;
+        Some(adapter.with_tensors(|name| self.taken.used.get(name).map(Tensor::detach)))
+    }
+
+    /// The same model, sharing its tensors and the weights that are held quantised, with nothing recorded for a backward
+    /// pass. It follows the training of the original, whose variables are updated in place.
     ///
     /// # Errors
     /// None that [`Self::build`] did not give before.
@@ -199,12 +308,14 @@ impl Embedder {
         let mut files = self.files.clone();
         files.weights = self.weights();
         let adapter = self.adapter();
-        Self::build(
+        Self::build_with(
             &files,
+            &self.taken.held,
             &BuildOptions {
                 device: self.device.clone(),
                 adapter: adapter.as_ref(),
                 changing: true,
+                quantize: self.quantization.as_ref(),
                 ..Default::default()
             },
         )

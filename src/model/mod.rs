@@ -2,6 +2,7 @@
 
 pub mod architecture;
 pub mod bert;
+pub mod decoder;
 pub mod embedder;
 mod error;
 pub mod files;
@@ -13,6 +14,8 @@ pub mod tokenizer;
 mod vocabulary;
 pub mod weights;
 
+pub use architecture::ModelDropout;
+pub use decoder::Decoder;
 pub use embedder::{BuildOptions, Embedder, Mode};
 pub use error::ModelError;
 pub use files::ModelFiles;

@@ -101,6 +101,11 @@ impl TextTokenizer {
         Ok(encoding.get_ids().len() - usize::from(closes))
     }
 
+    /// The token that stands for a masked word, where the vocabulary has one.
+    pub fn mask_token(&self) -> Option<String> {
+        ["[MASK]", "<mask>"].into_iter().find(|token| self.inner.token_to_id(token).is_some()).map(String::from)
+    }
+
     /// The tokenizer itself.
     pub fn inner(&self) -> &Tokenizer {
         &self.inner

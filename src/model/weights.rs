@@ -142,6 +142,16 @@ pub fn write(path: &Path, weights: &Weights) -> Result<(), ModelError> {
     atomic::write(path, &bytes).map_err(|e| ModelError::io(path, e))
 }
 
+/// Writes tensors of any type as one safetensors file, whole or not at all.
+///
+/// # Errors
+/// The operating system's.
+pub fn write_any(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), ModelError> {
+    let bytes =
+        safetensors::serialize(tensors, None).map_err(|e| ModelError::file(path, format!("cannot be written: {e}")))?;
+    atomic::write(path, &bytes).map_err(|e| ModelError::io(path, e))
+}
+
 /// Brings a checkpoint's names to those of the bare encoder: strips `bert.`, `roberta.`, `model.` …, and renames the
 /// `gamma` and `beta` of old TensorFlow conversions.
 pub fn canonical(weights: Weights) -> Weights {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use candle_core::{D, DType, IndexOp, Result, Tensor};
 
 use super::PackedBatch;
-use super::embedding::Embedding;
+use super::attention::Heads;
+use super::embedding::{Embedding, Table};
 use super::linear::Linear;
 use super::pooling::PoolingMode;
 
@@ -17,18 +18,33 @@ fn softmax(x: &Tensor) -> Result<Tensor> {
 }
 
 /// See [`super::attention::attention`].
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, cu_seqlens: &Arc<Vec<usize>>, heads: usize) -> Result<Tensor> {
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    cu_seqlens: &Arc<Vec<usize>>,
+    heads: impl Into<Heads>,
+) -> Result<Tensor> {
     let (_, hidden) = q.dims2()?;
-    let depth = hidden / heads;
+    let Heads { count, causal, dropout } = heads.into();
+    let depth = hidden / count;
     let mut outs = Vec::with_capacity(cu_seqlens.len());
     for bounds in cu_seqlens.windows(2) {
         let n = bounds[1] - bounds[0];
         if n == 0 {
             continue;
         }
-        let part = |x: &Tensor| x.narrow(0, bounds[0], n)?.reshape((n, heads, depth))?.transpose(0, 1)?.contiguous();
-        let scores = (part(q)?.matmul(&part(k)?.t()?.contiguous()?)? / (depth as f64).sqrt())?;
-        outs.push(softmax(&scores)?.matmul(&part(v)?)?.transpose(0, 1)?.reshape((n, hidden))?);
+        let part = |x: &Tensor| x.narrow(0, bounds[0], n)?.reshape((n, count, depth))?.transpose(0, 1)?.contiguous();
+        let mut scores = (part(q)?.matmul(&part(k)?.t()?.contiguous()?)? / (depth as f64).sqrt())?;
+        if causal {
+            let after: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { f32::NEG_INFINITY } else { 0.0 }).collect();
+            scores = scores.broadcast_add(&Tensor::from_vec(after, (n, n), q.device())?.to_dtype(q.dtype())?)?;
+        }
+        let mut weights = softmax(&scores)?;
+        if let Some(dropout) = &dropout {
+            weights = weights.mul(&dropout.head_factors(bounds[0], n, count, &weights)?)?;
+        }
+        outs.push(weights.matmul(&part(v)?)?.transpose(0, 1)?.reshape((n, hidden))?);
     }
     if outs.is_empty() { q.zeros_like() } else { Tensor::cat(&outs, 0) }
 }
@@ -47,26 +63,40 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 /// See [`Linear::forward`].
 pub fn linear(x: &Tensor, layer: &Linear, dropout_seed: Option<u64>) -> Result<Tensor> {
-    let mut y = x.matmul(&layer.weight.t()?)?;
-    if let Some(bias) = &layer.bias {
-        y = y.broadcast_add(bias)?;
-    }
+    let weight = layer.weight.tensor(x.device())?;
+    let base = |x: &Tensor| x.matmul(&weight.t()?);
+    let mut y = base(x)?;
     if let Some(lora) = &layer.lora {
-        let x = match dropout_seed {
+        let dropped = match dropout_seed {
             Some(seed) => super::dropout::dropout(x, lora.dropout, seed)?,
             None => x.clone(),
         };
-        y = (y + (x.matmul(&lora.a.t()?)?.matmul(&lora.b.t()?)? * lora.scale)?)?;
+        let change = (dropped.matmul(&lora.a.t()?)?.matmul(&lora.b.t()?)? * lora.scale)?;
+        y = match &layer.magnitude {
+            Some(magnitude) => {
+                let whole = (&weight + (lora.b.matmul(&lora.a)? * lora.scale)?)?.detach();
+                let norms = whole.sqr()?.sum(1)?.sqrt()?.maximum(f64::from(f32::MIN_POSITIVE))?;
+                let dropped = base(&dropped)?;
+                ((y - &dropped)? + (dropped + change)?.broadcast_mul(&(magnitude / norms)?)?)?
+            }
+            None => (y + change)?,
+        };
     }
-    Ok(y)
+    match &layer.bias {
+        Some(bias) => y.broadcast_add(bias),
+        None => Ok(y),
+    }
 }
 
 /// See [`Embedding::forward`].
 pub fn embedding(tables: &Embedding, ids: &Arc<Vec<u32>>, positions: &Arc<Vec<u32>>) -> Result<Tensor> {
-    let device = tables.word.device();
-    let ids = Tensor::new(ids.as_slice(), device)?;
+    let device = tables.position.device();
+    let word = match &tables.word {
+        Table::Dense(word) => word.index_select(&Tensor::new(ids.as_slice(), device)?, 0)?,
+        Table::Int8(word) => word.rows(ids, device)?,
+    };
     let positions = Tensor::new(positions.as_slice(), device)?;
-    let sum = (tables.word.index_select(&ids, 0)? + tables.position.index_select(&positions, 0)?)?;
+    let sum = (word + tables.position.index_select(&positions, 0)?)?;
     sum.broadcast_add(&tables.token_type.i(0)?)
 }
 
@@ -116,4 +146,10 @@ pub fn cross_entropy(
     let log_probability = shifted.broadcast_sub(&log_sum)?;
     let targets = Tensor::new(targets.as_slice(), logits.device())?.unsqueeze(1)?;
     log_probability.gather(&targets, 1)?.mean_all()?.neg()
+}
+
+/// See [`super::linear_cross_entropy::linear_cross_entropy`]; it holds all logits.
+pub fn linear_cross_entropy(h: &Tensor, table: &Tensor, bias: &Tensor, targets: &Arc<Vec<u32>>) -> Result<Tensor> {
+    let logits = h.matmul(&table.t()?)?.broadcast_add(bias)?;
+    cross_entropy(&logits, targets, &Arc::new(Vec::new()), 1.0)
 }

@@ -1,19 +1,67 @@
-//! Embedding look-up over packed tokens: the sum of word, position and token-type rows in one pass.
+//! Embedding look-up over packed tokens: the sum of word, position and token-type rows in one pass. The word table may be
+//! held in 8 bits; its rows are then dequantised as they are read.
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::parallel;
+use super::quantized::Int8;
 use super::storage::{output, unset, values, with_values, zeros};
 
 const NAME: &str = "embedding";
+
+/// A table whose rows are looked up.
+#[derive(Debug, Clone)]
+pub enum Table {
+    /// As a tensor; trainable if it is a variable.
+    Dense(Tensor),
+    /// Held in 8 bits; frozen.
+    Int8(Arc<Int8>),
+}
+
+impl From<Tensor> for Table {
+    fn from(tensor: Tensor) -> Self {
+        Self::Dense(tensor)
+    }
+}
+
+impl Table {
+    /// (rows, columns).
+    ///
+    /// # Errors
+    /// Where a tensor has not two dimensions.
+    pub fn shape(&self) -> Result<(usize, usize)> {
+        match self {
+            Self::Dense(tensor) => tensor.dims2(),
+            Self::Int8(table) => Ok(table.shape()),
+        }
+    }
+}
+
+impl Table {
+    /// The table as a tensor: itself, or dequantised for this once.
+    ///
+    /// # Errors
+    /// None but a lack of memory.
+    pub fn tensor(&self) -> Result<Tensor> {
+        match self {
+            Self::Dense(tensor) => Ok(tensor.clone()),
+            Self::Int8(table) => {
+                let (rows, columns) = table.shape();
+                let mut values = vec![0.0; rows * columns];
+                table.dequantize_into(&mut values);
+                Tensor::from_vec(values, (rows, columns), &candle_core::Device::Cpu)
+            }
+        }
+    }
+}
 
 /// The tables of a BERT-like embedding layer; each is trainable if it is a variable.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     /// `[vocabulary, hidden]`.
-    pub word: Tensor,
+    pub word: Table,
     /// `[positions, hidden]`.
     pub position: Tensor,
     /// `[types, hidden]`; every token is of type 0.
@@ -26,13 +74,13 @@ impl Embedding {
     /// # Errors
     /// Where an id or a position is outside its table.
     pub fn forward(&self, ids: &Arc<Vec<u32>>, positions: &Arc<Vec<u32>>) -> Result<Tensor> {
-        let (vocabulary, hidden) = self.word.dims2()?;
+        let (vocabulary, hidden) = self.word.shape()?;
         let (places, width) = self.position.dims2()?;
         let (types, type_width) = self.token_type.dims2()?;
         if width != hidden || type_width != hidden || types == 0 || ids.len() != positions.len() {
             bail!(
                 "{NAME}: tables {:?}, {:?}, {:?} do not fit",
-                self.word.dims(),
+                [vocabulary, hidden],
                 self.position.dims(),
                 self.token_type.dims()
             );
@@ -43,11 +91,15 @@ impl Embedding {
         if let Some(position) = positions.iter().find(|&&p| p as usize >= places) {
             bail!("{NAME}: position {position} is outside the table of {places}: lower max_seq_length");
         }
-        if !self.word.device().is_cpu() {
+        if !self.position.device().is_cpu() {
             return super::composed::embedding(self, ids, positions);
         }
         let op = LookUp { ids: ids.clone(), positions: positions.clone() };
-        self.word.contiguous()?.apply_op3(&self.position.contiguous()?, &self.token_type.contiguous()?, op)
+        let (position, token_type) = (self.position.contiguous()?, self.token_type.contiguous()?);
+        match &self.word {
+            Table::Dense(word) => word.contiguous()?.apply_op3(&position, &token_type, op),
+            Table::Int8(word) => position.apply_op2(&token_type, Int8LookUp { word: word.clone(), op }),
+        }
     }
 }
 
@@ -74,6 +126,72 @@ fn scatter(indices: &[u32], rows: &[f32], width: usize, table_rows: usize) -> Ve
     table
 }
 
+impl LookUp {
+    /// The sums, `[tokens, width]`; `word(id, row)` writes a word's row.
+    fn sums(
+        &self,
+        position: &[f32],
+        token_type: &[f32],
+        width: usize,
+        word: impl Fn(usize, &mut [f32]) + Sync + Send,
+    ) -> Vec<f32> {
+        // SAFETY: every value of every row is written below; the tables have `width` columns.
+        let mut out = unsafe { unset(self.ids.len() * width) };
+        parallel::over_rows(&mut out, width, |first, rows| {
+            for (r, row) in rows.chunks_exact_mut(width).enumerate() {
+                word(self.ids[first + r] as usize, row);
+                let position = &position[self.positions[first + r] as usize * width..][..width];
+                for ((o, p), t) in row.iter_mut().zip(position).zip(&token_type[..width]) {
+                    *o = *o + p + t;
+                }
+            }
+        });
+        out
+    }
+
+    /// The gradient of a table whose rows `indices` were looked up, if it is trained.
+    fn gradient(table: &Tensor, indices: &[u32], dout: &Tensor) -> Result<Option<Tensor>> {
+        let (rows, width) = table.dims2()?;
+        if !table.track_op() {
+            return Ok(None);
+        }
+        with_values(NAME, [dout], |[dy]| {
+            Tensor::from_vec(scatter(indices, dy, width, rows), table.shape(), table.device())
+        })
+        .map(Some)
+    }
+}
+
+/// As [`LookUp`], the word table being no operand.
+struct Int8LookUp {
+    word: Arc<Int8>,
+    op: LookUp,
+}
+
+impl CustomOp2 for Int8LookUp {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let width = self.word.shape().1;
+        let (position, token_type) = (values(NAME, s1, l1)?, values(NAME, s2, l2)?);
+        let out = self.op.sums(position, token_type, width, |id, row| self.word.row_into(id, row));
+        Ok(output(out, (self.op.ids.len(), width)))
+    }
+
+    fn bwd(
+        &self,
+        position: &Tensor,
+        token_type: &Tensor,
+        _out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let zeros = vec![0u32; self.op.ids.len()];
+        Ok((LookUp::gradient(position, &self.op.positions, dout)?, LookUp::gradient(token_type, &zeros, dout)?))
+    }
+}
+
 impl CustomOp3 for LookUp {
     fn name(&self) -> &'static str {
         NAME
@@ -90,17 +208,7 @@ impl CustomOp3 for LookUp {
     ) -> Result<(CpuStorage, Shape)> {
         let (word, position, token_type) = (values(NAME, s1, l1)?, values(NAME, s2, l2)?, values(NAME, s3, l3)?);
         let width = l1.shape().dims()[1];
-        // SAFETY: every value of every row is written below; the tables have `width` columns.
-        let mut out = unsafe { unset(self.ids.len() * width) };
-        parallel::over_rows(&mut out, width, |first, rows| {
-            for (r, row) in rows.chunks_exact_mut(width).enumerate() {
-                let word = &word[self.ids[first + r] as usize * width..][..width];
-                let position = &position[self.positions[first + r] as usize * width..][..width];
-                for (((o, w), p), t) in row.iter_mut().zip(word).zip(position).zip(&token_type[..width]) {
-                    *o = w + p + t;
-                }
-            }
-        });
+        let out = self.sums(position, token_type, width, |id, row| row.copy_from_slice(&word[id * width..][..width]));
         Ok(output(out, (self.ids.len(), width)))
     }
 
@@ -112,17 +220,11 @@ impl CustomOp3 for LookUp {
         _out: &Tensor,
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let width = word.dims()[1];
         let zeros = vec![0u32; self.ids.len()];
-        let gradient = |table: &Tensor, indices: &[u32]| -> Result<Option<Tensor>> {
-            if !table.track_op() {
-                return Ok(None);
-            }
-            with_values(NAME, [dout], |[dy]| {
-                Tensor::from_vec(scatter(indices, dy, width, table.dims()[0]), table.shape(), table.device())
-            })
-            .map(Some)
-        };
-        Ok((gradient(word, &self.ids)?, gradient(position, &self.positions)?, gradient(token_type, &zeros)?))
+        Ok((
+            Self::gradient(word, &self.ids, dout)?,
+            Self::gradient(position, &self.positions, dout)?,
+            Self::gradient(token_type, &zeros, dout)?,
+        ))
     }
 }

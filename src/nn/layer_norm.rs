@@ -2,7 +2,8 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::kernel::layer_norm as kernel;
+use super::dropout::TokenDropout;
+use super::kernel::layer_norm::{self as kernel, Rows};
 use super::kernel::parallel;
 use super::storage::{output, unset, values, with_values};
 
@@ -26,20 +27,24 @@ impl LayerNorm {
         if !x.device().is_cpu() {
             return super::composed::layer_norm(x, &self.weight, &self.bias, self.eps);
         }
-        let op = Normalise { eps: self.eps as f32, residual: false };
+        let op = Normalise { eps: self.eps as f32, residual: false, dropout: None };
         x.contiguous()?.apply_op3(&self.packed()?, &self.weight.zeros_like()?.detach(), op)
     }
 
-    /// `LayerNorm(x + residual)`, `[tokens, hidden]`.
-    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    /// `LayerNorm(dropout(x) + residual)`, `[tokens, hidden]`.
+    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor, dropout: Option<&TokenDropout>) -> Result<Tensor> {
         self.checked(x)?;
         if x.dims() != residual.dims() {
             bail!("{NAME}: x {:?} and residual {:?} differ", x.dims(), residual.dims());
         }
+        if let Some(dropout) = dropout {
+            dropout.check(x.dims2()?.0)?;
+        }
         if !x.device().is_cpu() {
+            let x = dropout.map_or_else(|| Ok(x.clone()), |dropout| dropout.forward(x))?;
             return super::composed::layer_norm(&(x + residual)?, &self.weight, &self.bias, self.eps);
         }
-        let op = Normalise { eps: self.eps as f32, residual: true };
+        let op = Normalise { eps: self.eps as f32, residual: true, dropout: dropout.cloned() };
         x.contiguous()?.apply_op3(&self.packed()?, &residual.contiguous()?, op)
     }
 
@@ -65,17 +70,14 @@ impl LayerNorm {
 struct Normalise {
     eps: f32,
     residual: bool,
+    dropout: Option<TokenDropout>,
 }
 
 impl Normalise {
-    fn residual<'a>(&self, r: &'a [f32]) -> &'a [f32] {
-        if self.residual { r } else { &[] }
+    fn rows<'a>(&'a self, x: &'a [f32], residual: &'a [f32], width: usize) -> Rows<'a> {
+        let residual = if self.residual { residual } else { &[] };
+        Rows { x, residual, dropout: self.dropout.as_ref().map(TokenDropout::parts), width, eps: self.eps }
     }
-}
-
-/// The rows of `x` that a block of `len` values from row `first` covers; empty stays empty.
-fn part(x: &[f32], first: usize, width: usize, len: usize) -> &[f32] {
-    if x.is_empty() { x } else { &x[first * width..first * width + len] }
 }
 
 impl CustomOp3 for Normalise {
@@ -93,22 +95,13 @@ impl CustomOp3 for Normalise {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, params) = (values(NAME, s1, l1)?, values(NAME, s2, l2)?);
-        let residual = self.residual(values(NAME, s3, l3)?);
         let width = params.len() / 2;
+        let rows = self.rows(x, values(NAME, s3, l3)?, width);
         let (gamma, beta) = params.split_at(width);
         // SAFETY: the kernel writes every row.
         let mut out = unsafe { unset(x.len()) };
-        parallel::over_rows(&mut out, width, |first, rows| {
-            let len = rows.len();
-            kernel::forward(
-                part(x, first, width, len),
-                part(residual, first, width, len),
-                gamma,
-                beta,
-                self.eps,
-                width,
-                rows,
-            );
+        parallel::over_rows(&mut out, width, |first, out| {
+            kernel::forward(rows.part(first, out.len() / width), gamma, beta, out);
         });
         Ok(output(out, l1.shape().clone()))
     }
@@ -122,47 +115,35 @@ impl CustomOp3 for Normalise {
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let width = params.dims()[1];
-        let (tracks_input, tracks_params) = (x.track_op() || (self.residual && residual.track_op()), params.track_op());
+        let tracks_residual = self.residual && residual.track_op();
         with_values(NAME, [x, params, residual, dout], |[xs, ps, rs, dy]| {
-            let rs = self.residual(rs);
-            let dx = if tracks_input {
+            let rows = self.rows(xs, rs, width);
+            let dsum = if x.track_op() || tracks_residual {
                 // SAFETY: the kernel writes every row.
-                let mut dx = unsafe { unset(xs.len()) };
-                parallel::over_rows(&mut dx, width, |first, rows| {
-                    let len = rows.len();
-                    kernel::backward_input(
-                        part(xs, first, width, len),
-                        part(rs, first, width, len),
-                        &ps[..width],
-                        part(dy, first, width, len),
-                        self.eps,
-                        width,
-                        rows,
-                    );
+                let mut dsum = unsafe { unset(xs.len()) };
+                parallel::over_rows(&mut dsum, width, |first, out| {
+                    let dy = &dy[first * width..first * width + out.len()];
+                    kernel::backward_input(rows.part(first, out.len() / width), &ps[..width], dy, out);
                 });
-                Some(Tensor::from_vec(dx, x.shape(), x.device())?)
+                Some(Tensor::from_vec(dsum, x.shape(), x.device())?)
             } else {
                 None
             };
-            let dparams = if tracks_params {
-                let rows = xs.len() / width.max(1);
-                let sums = parallel::column_sums(rows, 2 * width, |range, sums| {
-                    let len = range.len() * width;
-                    kernel::backward_params(
-                        part(xs, range.start, width, len),
-                        part(rs, range.start, width, len),
-                        part(dy, range.start, width, len),
-                        self.eps,
-                        width,
-                        sums,
-                    );
+            let dparams = if params.track_op() {
+                let sums = parallel::column_sums(xs.len() / width.max(1), 2 * width, |range, sums| {
+                    let dy = &dy[range.start * width..range.end * width];
+                    kernel::backward_params(rows.part(range.start, range.len()), dy, sums);
                 });
                 Some(Tensor::from_vec(sums, params.shape(), params.device())?)
             } else {
                 None
             };
-            let dresidual = if self.residual && residual.track_op() { dx.clone() } else { None };
-            Ok((dx.filter(|_| x.track_op()), dparams, dresidual))
+            let dresidual = if tracks_residual { dsum.clone() } else { None };
+            let dx = match (dsum.filter(|_| x.track_op()), &self.dropout) {
+                (Some(dsum), Some(dropout)) => Some(dropout.forward(&dsum)?),
+                (dsum, _) => dsum,
+            };
+            Ok((dx, dparams, dresidual))
         })
     }
 }

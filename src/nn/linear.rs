@@ -1,30 +1,40 @@
 //! Linear layers whose weight is trainable, frozen, or frozen with a low-rank adapter.
 //!
 //! A frozen weight is no operand of the op, so the backward pass computes `grad · W` alone: no weight gradient is
-//! computed or kept. candle's own `matmul` would do both.
+//! computed or kept. candle's own `matmul` would do both. A frozen weight may be held quantised: forward and backward
+//! passes dequantise it into a buffer of their own, and nothing made of it is kept between them.
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::activation::{Activation, gelu_in_place};
+use super::dora::{self, Scaled};
 use super::kernel::gemm::{Operand, multiply};
 use super::kernel::packed::{Packed, Start};
 use super::kernel::parallel;
+use super::quantized::Weight;
 use super::storage::{output, unset, values, with_values, zeros};
 
 const NAME: &str = "linear";
 
-/// `y = x Wᵀ + b`, with `W` `[out, in]`, plus `scale (x Aᵀ) Bᵀ` where an adapter is attached.
+/// `y = x Wᵀ + b`, with `W` `[out, in]`, plus `scale (x Aᵀ) Bᵀ` where an adapter is attached; with a magnitude,
+/// `y = g ⊙ (x Wᵀ + scale (x Aᵀ) Bᵀ) + b`, `g = magnitude / ‖W + scale B A‖` by rows ([`super::dora`]).
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// `[out, in]`; trainable if it is a variable.
-    pub weight: Tensor,
+    pub weight: Weight,
     /// `[out]`.
     pub bias: Option<Tensor>,
     /// Low-rank adapter of a frozen weight.
     pub lora: Option<LowRank>,
+    /// `[out]`: the magnitudes of DoRA.
+    pub magnitude: Option<Tensor>,
+    /// Whether nobody else writes to the weight.
+    still: bool,
     prepared: Option<Arc<Prepared>>,
+    /// The norms of DoRA, kept where nothing that they are made of changes.
+    norms: Arc<OnceLock<Tensor>>,
 }
 
 /// A frozen weight as the matrix unit reads it, made when first used.
@@ -54,12 +64,13 @@ impl Linear {
     ///
     /// # Errors
     /// Where weight, bias and adapter do not fit.
-    pub fn new(weight: Tensor, bias: Option<Tensor>, lora: Option<LowRank>) -> Result<Self> {
-        let (outputs, inputs) = weight.dims2()?;
+    pub fn new(weight: impl Into<Weight>, bias: Option<Tensor>, lora: Option<LowRank>) -> Result<Self> {
+        let weight = weight.into();
+        let (outputs, inputs) = weight.shape()?;
         if let Some(bias) = &bias
             && bias.dims() != [outputs]
         {
-            bail!("{NAME}: bias {:?} does not fit weight {:?}", bias.dims(), weight.dims());
+            bail!("{NAME}: bias {:?} does not fit weight {:?}", bias.dims(), [outputs, inputs]);
         }
         if let Some(lora) = &lora {
             let rank = lora.a.dims2()?.0;
@@ -68,17 +79,34 @@ impl Linear {
                     "{NAME}: adapter {:?}, {:?} does not fit weight {:?}",
                     lora.a.dims(),
                     lora.b.dims(),
-                    weight.dims()
+                    [outputs, inputs]
                 );
             }
         }
-        let prepared = (!weight.track_op()).then(Arc::default);
-        Ok(Self { weight, bias, lora, prepared })
+        let still = !weight.track_op();
+        // What the matrix unit reads would take more memory than was saved.
+        let prepared = (still && weight.dense().is_some()).then(Arc::default);
+        Ok(Self { weight, bias, lora, magnitude: None, still, prepared, norms: Arc::default() })
+    }
+
+    /// The same layer with the magnitudes of DoRA, `[out]`.
+    ///
+    /// # Errors
+    /// Where they do not fit the weight, or there is no adapter.
+    pub fn with_magnitude(self, magnitude: Tensor) -> Result<Self> {
+        let (outputs, inputs) = self.weight.shape()?;
+        if magnitude.dims() != [outputs] {
+            bail!("{NAME}: magnitude {:?} does not fit weight {:?}", magnitude.dims(), [outputs, inputs]);
+        }
+        if self.lora.is_none() {
+            bail!("{NAME}: a magnitude without a low-rank adapter");
+        }
+        Ok(Self { magnitude: Some(magnitude), norms: Arc::default(), ..self })
     }
 
     /// The same layer for a weight that somebody else writes to: nothing derived from it is kept between calls.
     pub fn changing(self) -> Self {
-        Self { prepared: None, ..self }
+        Self { still: false, prepared: None, norms: Arc::default(), ..self }
     }
 
     fn frozen(&self, activation: Activation) -> Frozen {
@@ -89,19 +117,22 @@ impl Linear {
     /// `[tokens, in]` → `[tokens, out]`. `dropout_seed` switches the adapter's dropout on.
     pub fn forward(&self, x: &Tensor, dropout_seed: Option<u64>) -> Result<Tensor> {
         let (_, inputs) = x.dims2()?;
-        if inputs != self.weight.dims()[1] {
-            bail!("{NAME}: x {:?} does not fit weight {:?}", x.dims(), self.weight.dims());
+        let (rows, columns) = self.weight.shape()?;
+        if inputs != columns {
+            bail!("{NAME}: x {:?} does not fit weight {:?}", x.dims(), [rows, columns]);
         }
-        if !x.device().is_cpu() || self.weight.dtype() != DType::F32 {
+        if !x.device().is_cpu() || !self.weight.on_cpu() {
             return super::composed::linear(x, self, dropout_seed);
         }
         let x = x.contiguous()?;
-        let bias = self.bias.clone();
-        if self.weight.track_op() || bias.as_ref().is_some_and(Tensor::track_op) {
-            let y = match bias {
-                Some(bias) => x.apply_op3(&self.weight, &bias, Trainable)?,
-                None => x.apply_op2(&self.weight, Trainable)?,
+        if let (Some(lora), Some(magnitude)) = (&self.lora, &self.magnitude) {
+            return match self.weight.track_op() {
+                true => super::composed::linear(&x, self, dropout_seed),
+                false => self.forward_scaled(&x, lora, magnitude, dropout_seed),
             };
+        }
+        if self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op) {
+            let y = self.trainable_base(&x)?;
             return match &self.lora {
                 Some(lora) => y + delta(&x, lora, dropout_seed)?,
                 None => Ok(y),
@@ -117,11 +148,65 @@ impl Linear {
         }
     }
 
+    /// `x Wᵀ + b` where one of them is trained.
+    fn trainable_base(&self, x: &Tensor) -> Result<Tensor> {
+        match (&self.weight, &self.bias) {
+            (Weight::Dense(weight), Some(bias)) => x.apply_op3(weight, bias, Trainable),
+            (Weight::Dense(weight), None) => x.apply_op2(weight, Trainable),
+            (Weight::Quantized(_), bias) => {
+                let y = x.apply_op1(Frozen { bias: None, ..self.frozen(Activation::None) })?;
+                bias.as_ref().map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
+            }
+        }
+    }
+
+    /// DoRA. In training with dropout PEFT scales what the dropped input gives and leaves the base's own output as it
+    /// is: `y = W x + b + (g − 1) W x' + g · scale B A x'`, with `x'` the dropped input; summed here in two terms.
+    fn forward_scaled(
+        &self,
+        x: &Tensor,
+        lora: &LowRank,
+        magnitude: &Tensor,
+        dropout_seed: Option<u64>,
+    ) -> Result<Tensor> {
+        let factor = (magnitude / self.norms(lora)?)?;
+        let base = || Frozen { bias: None, ..self.frozen(Activation::None) };
+        let scale = lora.scale as f32;
+        let adapted = |x: &Tensor| x.apply_op3(&lora.a, &lora.b, Adapted { base: Some(base()), scale });
+        let (trained, frozen) = match &self.bias {
+            Some(bias) if bias.track_op() => (Some(bias), None),
+            bias => (None, bias.clone()),
+        };
+        let scaled = Scaled { bias: frozen };
+        let y = match dropout_seed.filter(|_| lora.dropout > 0.0) {
+            Some(seed) => {
+                let dropped = super::dropout::dropout(x, lora.dropout, seed)?;
+                (adapted(&dropped)?.apply_op2(&factor, scaled)? + (x - &dropped)?.apply_op1(base())?)?
+            }
+            None => adapted(x)?.apply_op2(&factor, scaled)?,
+        };
+        trained.map_or(Ok(y.clone()), |bias| y.broadcast_add(bias))
+    }
+
+    /// `‖W + scale B A‖` by rows, `[out]`, with no gradient (section 4.3 of Liu et al. 2024).
+    fn norms(&self, lora: &LowRank) -> Result<Tensor> {
+        let make = || dora::norms(&self.weight, lora);
+        let fixed = self.still && !lora.a.track_op() && !lora.b.track_op();
+        match self.norms.get() {
+            Some(norms) if fixed => Ok(norms.clone()),
+            _ if fixed => {
+                let norms = make()?;
+                Ok(self.norms.get_or_init(|| norms).clone())
+            }
+            _ => make(),
+        }
+    }
+
     /// `activation(forward(x))`; in one pass where nothing is to be differentiated.
     pub fn forward_activated(&self, x: &Tensor, activation: Activation, dropout_seed: Option<u64>) -> Result<Tensor> {
-        let plain = self.lora.is_none() && x.device().is_cpu() && self.weight.dtype() == DType::F32;
+        let plain = self.lora.is_none() && x.device().is_cpu() && self.weight.on_cpu();
         let tracked = x.track_op() || self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op);
-        if plain && !tracked && activation == Activation::Gelu && x.dims2()?.1 == self.weight.dims()[1] {
+        if plain && !tracked && activation == Activation::Gelu && x.dims2()?.1 == self.weight.shape()?.1 {
             return x.contiguous()?.apply_op1(self.frozen(activation));
         }
         activation.forward(&self.forward(x, dropout_seed)?)
@@ -146,14 +231,15 @@ impl Joint {
         Ok(Self { fixed: if fixed { Some(Self::whole(parts)?) } else { None } })
     }
 
-    /// Whether [`Self::forward`] has a use: adapters are applied to each layer by itself.
+    /// Whether [`Self::forward`] has a use: adapters are applied to each layer by itself, and quantised weights are not
+    /// put together.
     fn possible(parts: &[&Linear]) -> bool {
-        let plain = |p: &&Linear| p.lora.is_none() && p.weight.dtype() == DType::F32 && p.weight.device().is_cpu();
+        let plain = |p: &&Linear| p.lora.is_none() && p.weight.dense().is_some() && p.weight.on_cpu();
         parts.iter().all(plain) && parts.windows(2).all(|p| p[0].bias.is_some() == p[1].bias.is_some())
     }
 
     fn whole(parts: &[&Linear]) -> Result<Linear> {
-        let weights: Vec<&Tensor> = parts.iter().map(|p| &p.weight).collect();
+        let weights: Vec<&Tensor> = parts.iter().filter_map(|p| p.weight.dense()).collect();
         let biases: Option<Vec<&Tensor>> = parts.iter().map(|p| p.bias.as_ref()).collect();
         let weight = Tensor::cat(&weights, 0)?;
         Linear::new(weight, biases.map(|b| Tensor::cat(&b, 0)).transpose()?, None)
@@ -339,7 +425,7 @@ impl CustomOp3 for Trainable {
 }
 
 struct Frozen {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     activation: Activation,
     prepared: Option<Arc<Prepared>>,
@@ -356,7 +442,7 @@ impl Frozen {
         make: impl FnOnce() -> Option<Packed>,
     ) -> Option<&Packed> {
         let prepared = self.prepared.as_deref()?;
-        if self.weight.dims().iter().any(|d| *d < PREPARED_FROM) {
+        if self.weight.dense()?.dims().iter().any(|d| *d < PREPARED_FROM) {
             return None;
         }
         // Not `get_or_init`: a thread that packs in parallel may be given another forward pass of this very layer meanwhile,
@@ -369,20 +455,20 @@ impl Frozen {
     }
 
     fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let (outputs, inputs) = self.weight.dims2()?;
+        let (outputs, inputs) = self.weight.shape()?;
         let run = |w: &[f32], b: Option<&[f32]>| {
             let make = || Packed::new(Operand::new(w, outputs, inputs).t());
             affine(x, rows, w, b, self.activation, self.prepared(|p| &p.forward, make))
         };
-        match &self.bias {
-            Some(bias) => with_values(NAME, [&self.weight, bias], |[w, b]| Ok(run(w, Some(b)))),
-            None => with_values(NAME, [&self.weight], |[w]| Ok(run(w, None))),
-        }
+        self.weight.with_values(NAME, |w| match &self.bias {
+            Some(bias) => with_values(NAME, [bias], |[b]| Ok(run(w, Some(b)))),
+            None => Ok(run(w, None)),
+        })
     }
 
     fn input_gradient(&self, dy: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let shape = self.weight.dims2()?;
-        with_values(NAME, [&self.weight], |[w]| {
+        let shape = self.weight.shape()?;
+        self.weight.with_values(NAME, |w| {
             let make = || Packed::new(Operand::new(w, shape.0, shape.1));
             Ok(input_gradient(dy, rows, w, shape, self.prepared(|p| &p.backward, make)))
         })
@@ -397,7 +483,7 @@ impl CustomOp1 for Frozen {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let rows = layout.shape().dims()[0];
         let out = self.run(values(NAME, storage, layout)?, rows)?;
-        Ok(output(out, (rows, self.weight.dims()[0])))
+        Ok(output(out, (rows, self.weight.shape()?.0)))
     }
 
     fn bwd(&self, x: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {

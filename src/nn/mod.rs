@@ -8,15 +8,20 @@
 pub mod activation;
 pub mod attention;
 pub mod batch;
+pub mod checkpoint;
 pub mod composed;
 pub mod cross_entropy;
+pub mod dora;
 pub mod dropout;
 pub mod embedding;
+pub mod initial;
 pub mod kernel;
 pub mod layer_norm;
 pub mod linear;
+pub mod linear_cross_entropy;
 pub mod normalize;
 pub mod pooling;
+pub mod quantized;
 mod storage;
 
 pub use batch::PackedBatch;

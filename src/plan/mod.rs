@@ -2,6 +2,7 @@
 //! of the data's content, so equal work is done once and a sweep resumes by being run again.
 
 mod identity;
+pub mod sets;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,16 +10,16 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::schema::{Adapter, Alpha, Base, Rule, Slerp, SlerpMode, TrainSet};
+use crate::config::schema::{Adapter, Alpha, Base, Dtype, LossKind, Objective, Rule, Slerp, SlerpMode, TrainSet};
 use crate::config::{Config, Trial};
-use crate::data::rows::{self, PairRow};
+use crate::data::rows;
 use crate::data::suggest::did_you_mean;
 use crate::data::table::DataError;
 use crate::task::spec::{Source, Split, TaskSpec};
-use crate::train::batches::batch_count;
 use crate::train::run::{checkpoint_steps, steps_of};
 
 pub use identity::{folder_fingerprint, step_id};
+use sets::TrainingSets;
 
 /// A fault found while planning.
 #[derive(Debug, thiserror::Error)]
@@ -134,33 +135,11 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Rows of each training set used, by file name.
     pub rows: Vec<(String, usize)>,
+    /// The training sets, open.
+    pub sets: TrainingSets,
     base: Option<String>,
     trained: Vec<String>,
     merged: Vec<String>,
-}
-
-/// Rows of the sets, mixed by their weights: whole repeats, and a seeded sample for the rest.
-///
-/// # Errors
-/// Where a file cannot be read.
-pub fn load_rows(sets: &[TrainSet], seed: u64) -> Result<Vec<PairRow>, DataError> {
-    let mut out = Vec::new();
-    for (number, set) in sets.iter().enumerate() {
-        let rows = rows::read_pairs(&set.path, set.limit)?;
-        let wanted = (rows.len() as f64 * set.weight).round().max(1.0) as usize;
-        for _ in 0..wanted / rows.len() {
-            out.extend(rows.iter().cloned());
-        }
-        let rest = wanted % rows.len();
-        if rest > 0 {
-            let mut generator = crate::data::random::Generator::new((seed as u32).wrapping_add(number as u32));
-            let mut chosen = generator.permutation(rows.len());
-            chosen.truncate(rest);
-            chosen.sort_unstable();
-            out.extend(chosen.into_iter().map(|i| rows[i].clone()));
-        }
-    }
-    Ok(out)
 }
 
 /// That the tasks which settings name are among those scored: told now, not after hours of work.
@@ -183,6 +162,14 @@ fn named_tasks(config: &Config, tasks: &[TaskSpec]) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// Identity of the training run of a config whose base has this fingerprint: equal runs have equal ones.
+///
+/// # Errors
+/// Where data cannot be read.
+pub fn training_identity(config: &Config, base: String) -> Result<String, PlanError> {
+    Builder::empty(base).training(config)
+}
+
 impl Plan {
     /// Plans a sweep.
     ///
@@ -198,21 +185,19 @@ impl Plan {
         let mut builder = Builder::new(&config, &tasks)?;
         let mut planned = Vec::with_capacity(trials.len());
         let mut rows = Vec::new();
+        let sets = TrainingSets::default();
         for trial in trials {
             let c = &trial.config;
-            let all = load_rows(&c.data.train, c.train.seed)?;
             if rows.is_empty() {
                 for set in &c.data.train {
-                    let name = set.path.file_name().map(|n| n.to_string_lossy().to_string()).unwrap_or_default();
-                    let parent = set.path.parent().and_then(|p| p.file_name()).map(|n| n.to_string_lossy().to_string());
-                    let count = load_rows(std::slice::from_ref(set), c.train.seed)?.len();
-                    rows.push((parent.map_or(name.clone(), |p| format!("{p}/{name}")), count));
+                    let count = (sets.open(set)?.len() as f64 * set.weight).round().max(1.0) as usize;
+                    rows.push((sets::name(set), count));
                 }
             }
-            let lone = c.loss.hard_negatives == 0 || all.iter().any(|r| r.negatives.is_empty());
-            let batches = batch_count(all.len(), c.train.batch, lone);
-            let steps = steps_of(batches, c.train.accumulate, c.train.epochs, c.train.max_steps);
-            let checkpoints = checkpoint_steps(c.train.save_every, steps);
+            let steps = steps_of(sets.batches(c)?, c.train.accumulate, c.train.epochs, c.train.max_steps);
+            // Which checkpoints there will be is known only where none is chosen or removed on the way.
+            let every = if c.train.chooses_checkpoints() { None } else { c.train.save_every };
+            let checkpoints = checkpoint_steps(every, steps);
             planned.push(TrialPlan { trial, steps, checkpoints });
         }
         let merges = pair_up(&config, &planned)?;
@@ -221,7 +206,7 @@ impl Plan {
         builder.add_scores(&config, &planned, &merges);
         let base = builder.base_input().pop();
         let Builder { steps, trained, merged, .. } = builder;
-        Ok(Self { axes, trials: planned, merges, steps, rows, tasks, config, base, trained, merged })
+        Ok(Self { axes, trials: planned, merges, steps, rows, tasks, config, base, trained, merged, sets })
     }
 
     /// Id of the step that makes a model; `None` for a base that is a folder.
@@ -333,15 +318,19 @@ struct Builder {
 }
 
 impl Builder {
-    fn new(config: &Config, tasks: &[TaskSpec]) -> Result<Self, PlanError> {
-        let mut builder = Self {
+    fn empty(base: String) -> Self {
+        Self {
             steps: Vec::new(),
-            base: String::new(),
+            base,
             prints: BTreeMap::new(),
             tasks: BTreeMap::new(),
             trained: Vec::new(),
             merged: Vec::new(),
-        };
+        }
+    }
+
+    fn new(config: &Config, tasks: &[TaskSpec]) -> Result<Self, PlanError> {
+        let mut builder = Self::empty(String::new());
         match &config.base {
             Base::Folder(path) => builder.base = folder_fingerprint(path)?,
             // Not fetched: a plan that is only shown.
@@ -384,7 +373,15 @@ impl Builder {
     fn sets(&mut self, sets: &[TrainSet]) -> Result<Value, PlanError> {
         let mut out = Vec::new();
         for set in sets {
-            out.push(json!({"data": self.print(&set.path)?, "weight": set.weight, "limit": set.limit}));
+            let mut entry = json!({"data": self.print(&set.path)?, "weight": set.weight, "limit": set.limit});
+            // Left out where they are not given, so that runs made before they were there are found again.
+            if set.prompts != (None, None) {
+                entry["prompts"] = json!(set.prompts);
+            }
+            if !set.columns.is_empty() {
+                entry["columns"] = json!(set.columns);
+            }
+            out.push(entry);
         }
         Ok(json!(out))
     }
@@ -405,17 +402,41 @@ impl Builder {
         Ok(json!({"spec": task.fingerprint, "files": files}))
     }
 
+    /// Identity of a training run. Settings at their defaults are left out where they came later than the first runs.
+    fn training(&mut self, c: &Config) -> Result<String, PlanError> {
+        let mut settings = json!({
+            "base": self.base, "train_data": self.sets(&c.data.train)?, "dev_data": self.sets(&c.data.dev)?,
+            "prompts": c.data.prompts, "objective": c.objective, "loss": c.loss, "adapter": c.adapter, "train": c.train,
+        });
+        let data = serde_json::to_value(&c.data).unwrap_or_default();
+        for key in ["dev_share", "mixing", "one_set_per_batch", "no_duplicates", "drop_last"] {
+            if let Some(value) = data.get(key) {
+                settings[key] = value.clone();
+            }
+        }
+        if c.data.train.iter().any(|set| set.weight != 1.0) {
+            settings["sampling"] = json!(2);
+        }
+        if c.objective == Objective::Tsdae {
+            settings["tsdae"] = json!(c.tsdae);
+        }
+        if c.run.dtype != Dtype::F32 {
+            settings["dtype"] = json!(c.run.dtype);
+        }
+        if let LossKind::Gist { folder: Some(folder), .. } = &c.loss.kind {
+            settings["guide"] = json!(folder_fingerprint(folder)?);
+        }
+        Ok(step_id("train", 1, &settings))
+    }
+
     fn add_trials(&mut self, trials: &[TrialPlan]) -> Result<(), PlanError> {
         for (number, plan) in trials.iter().enumerate() {
             let c = &plan.trial.config;
-            let settings = json!({
-                "base": self.base, "train_data": self.sets(&c.data.train)?, "dev_data": self.sets(&c.data.dev)?,
-                "prompts": c.data.prompts, "objective": c.objective, "loss": c.loss, "adapter": c.adapter, "train": c.train,
-            });
-            let id = step_id("train", 1, &settings);
+            let id = self.training(c)?;
             let kind = match &c.adapter {
                 Adapter::Full => "full".to_string(),
-                Adapter::Lora { rank, .. } => format!("LoRA r{rank}"),
+                Adapter::Lora(lora) => format!("LoRA r{}", lora.rank),
+                Adapter::Qlora { lora, .. } => format!("QLoRA r{}", lora.rank),
             };
             let title = format!("train {} ({kind}, {} steps)", plan.trial.label, plan.steps);
             if !self.steps.iter().any(|s| s.id == id) {

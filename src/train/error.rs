@@ -35,9 +35,37 @@ pub enum TrainError {
         /// Its value.
         loss: f64,
     },
-    /// No batch can be made.
+    /// A tensor that must stay as it is did not.
+    #[error("`{name}` is frozen, but moved while training: the checkpoints cannot be trusted; please report this")]
+    FrozenMoved {
+        /// The tensor's name.
+        name: String,
+    },
+    /// Training changed no embedding.
+    #[error(
+        "training changed no embedding at all: the learning rate was 0 throughout, or nothing that is trained is on the path          from the texts; look at train.lr, train.warmup and adapter.targets"
+    )]
+    NoEffect,
+    /// A run cannot be taken up where it stopped.
+    #[error("{}: {message}", path.display())]
+    Resume {
+        /// The state's file or folder.
+        path: std::path::PathBuf,
+        /// What is wrong, and what helps.
+        message: String,
+    },
+    /// Dev tasks could not be scored.
+    #[error("train.eval_tasks: {0}")]
+    Tasks(String),
+    /// No batch can be made, or the data cannot be used.
     #[error("{0}")]
     Data(String),
+    /// Training rows could not be read.
+    #[error(transparent)]
+    Rows(#[from] crate::data::table::DataError),
+    /// A log could not be written.
+    #[error(transparent)]
+    Log(#[from] super::log::LogError),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),

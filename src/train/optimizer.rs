@@ -1,12 +1,15 @@
-//! AdamW (Loshchilov and Hutter 2019) in place, with parameter groups, gradient clipping and moments in `f32`.
+//! AdamW (Loshchilov and Hutter 2019) in place, with parameter groups, gradient clipping, moments in `f32`, and an average of
+//! the weights beside them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, Var, bail};
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use super::TrainError;
+use super::groups::{Groups, Rates};
 
 /// Hyper-parameters of AdamW.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +22,8 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Largest norm of all gradients together.
     pub clip: Option<f64>,
+    /// Decay rate of the exponential moving average of the weights; none keeps none.
+    pub ema: Option<f64>,
 }
 
 /// Parameters, their moments and gradients.
@@ -31,10 +36,12 @@ pub struct Optimizer {
 struct Parameter {
     name: String,
     var: Var,
-    decay: bool,
+    rates: Rates,
     gradient: Option<Tensor>,
     first: Vec<f32>,
     second: Vec<f32>,
+    /// Average of the values, where one is kept.
+    average: Option<Vec<f32>>,
     moved: bool,
 }
 
@@ -42,40 +49,68 @@ struct Parameter {
 /// B is zero, which it stays through steps whose learning rate is 0.
 const ZERO_STEPS: usize = 5;
 
+/// Names of the tensors that a state is saved as: moments, values and averages by parameter.
+const FIRST: &str = "first.";
+const SECOND: &str = "second.";
+const VALUE: &str = "value.";
+const AVERAGE: &str = "average.";
+
 impl Optimizer {
-    /// An optimizer of these variables, moments at zero.
-    pub fn new(settings: AdamW, vars: &BTreeMap<String, Var>) -> Self {
-        let parameters = vars
-            .iter()
-            .map(|(name, var)| Parameter {
+    /// An optimizer of these variables, moments at zero; `groups` gives each its rates.
+    ///
+    /// # Errors
+    /// Where a variable's values cannot be read.
+    pub fn new(settings: AdamW, vars: &BTreeMap<String, Var>, groups: &Groups) -> Result<Self> {
+        let mut parameters = Vec::with_capacity(vars.len());
+        for (name, var) in vars {
+            parameters.push(Parameter {
                 name: name.clone(),
                 var: var.clone(),
-                decay: !(name.ends_with(".bias") || name.contains("LayerNorm") || name.contains(".norm")),
+                rates: groups.rates(name, settings.weight_decay),
                 gradient: None,
                 first: vec![0.0; var.elem_count()],
                 second: vec![0.0; var.elem_count()],
+                average: settings.ema.map(|_| flat(var)).transpose()?,
                 moved: false,
-            })
-            .collect();
-        Self { settings, parameters, step: 0 }
+            });
+        }
+        Ok(Self { settings, parameters, step: 0 })
     }
 
     /// Adds the gradients of `loss`, which is to be scaled already (1 / accumulation steps).
     ///
     /// # Errors
-    /// Where a variable gets no gradient.
-    pub fn accumulate(&mut self, loss: &Tensor) -> std::result::Result<(), TrainError> {
-        let mut gradients = loss.backward()?;
+    /// Where the backward pass fails.
+    pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
+        self.add(loss.backward()?)
+    }
+
+    /// Adds gradients; variables that have none there keep what they gathered.
+    ///
+    /// # Errors
+    /// Where a tensor operation fails.
+    pub fn add(&mut self, mut gradients: GradStore) -> Result<()> {
+        self.add_from(&mut |var| gradients.remove(var))
+    }
+
+    /// Adds the gradient that `take` gives for each variable, where it gives one.
+    ///
+    /// # Errors
+    /// Where a tensor operation fails.
+    pub fn add_from(&mut self, take: &mut dyn FnMut(&Tensor) -> Option<Tensor>) -> Result<()> {
         for parameter in &mut self.parameters {
-            let Some(gradient) = gradients.remove(&parameter.var) else {
-                return Err(TrainError::NoGradient { step: self.step + 1, name: parameter.name.clone() });
-            };
+            let Some(gradient) = take(parameter.var.as_tensor()) else { continue };
             parameter.gradient = Some(match parameter.gradient.take() {
                 Some(sum) => (sum + gradient)?,
                 None => gradient,
             });
         }
         Ok(())
+    }
+
+    /// The gradients gathered so far, by name.
+    pub fn gradients(&self) -> impl Iterator<Item = (&str, Option<&Tensor>)> {
+        self.parameters.iter().map(|p| (p.name.as_str(), p.gradient.as_ref()))
     }
 
     /// One update with the gradients gathered; gives their norm before clipping.
@@ -109,6 +144,12 @@ impl Optimizer {
         for parameter in &mut self.parameters {
             let Some(gradient) = parameter.gradient.take() else { continue };
             parameter.update(&gradient.contiguous()?, &self.settings, lr, scale, step)?;
+            if let (Some(decay), Some(average)) = (self.settings.ema, &mut parameter.average) {
+                // Of the first steps no more than they are worth, as Adam's bias correction does.
+                let decay = decay.min((1.0 + step as f64) / (10.0 + step as f64)) as f32;
+                let value = flat(&parameter.var)?;
+                average.iter_mut().zip(value).for_each(|(a, v)| *a = decay * *a + (1.0 - decay) * v);
+            }
         }
         Ok(norm)
     }
@@ -117,13 +158,84 @@ impl Optimizer {
     pub fn steps(&self) -> usize {
         self.step
     }
+
+    /// Exchanges the weights with their averages, where averages are kept; called twice it changes nothing.
+    ///
+    /// # Errors
+    /// Where a tensor operation fails.
+    pub fn swap_averages(&mut self) -> Result<()> {
+        for parameter in &mut self.parameters {
+            let Some(average) = &mut parameter.average else { continue };
+            let value = flat(&parameter.var)?;
+            let other = std::mem::replace(average, value);
+            set(&parameter.var, &other)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that a resumed run needs, as tensors by name.
+    ///
+    /// # Errors
+    /// Where a variable's values cannot be read.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = BTreeMap::new();
+        for p in &self.parameters {
+            let mut put = |kind: &str, values: &[f32]| -> Result<()> {
+                state.insert(format!("{kind}{}", p.name), Tensor::from_slice(values, p.var.shape(), &Device::Cpu)?);
+                Ok(())
+            };
+            put(FIRST, &p.first)?;
+            put(SECOND, &p.second)?;
+            put(VALUE, &flat(&p.var)?)?;
+            if let Some(average) = &p.average {
+                put(AVERAGE, average)?;
+            }
+        }
+        Ok(state)
+    }
+
+    /// Takes up a state after `step` steps.
+    ///
+    /// # Errors
+    /// The name of a tensor that is missing or has another shape; nothing was changed then.
+    pub fn restore(&mut self, state: &BTreeMap<String, Tensor>, step: usize) -> std::result::Result<(), String> {
+        let get = |kind: &str, p: &Parameter| -> std::result::Result<Vec<f32>, String> {
+            let name = format!("{kind}{}", p.name);
+            let tensor = state.get(&name).ok_or_else(|| format!("holds no `{name}`"))?;
+            if tensor.dims() != p.var.dims() {
+                return Err(format!("`{name}` has shape {:?}, expected {:?}", tensor.dims(), p.var.dims()));
+            }
+            tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).map_err(|e| format!("`{name}`: {e}"))
+        };
+        let mut all = Vec::with_capacity(self.parameters.len());
+        for p in &self.parameters {
+            let average = p.average.as_ref().map(|_| get(AVERAGE, p)).transpose()?;
+            all.push((get(FIRST, p)?, get(SECOND, p)?, get(VALUE, p)?, average));
+        }
+        for (p, (first, second, value, average)) in self.parameters.iter_mut().zip(all) {
+            set(&p.var, &value).map_err(|e| format!("`{}`: {e}", p.name))?;
+            p.moved = second.iter().any(|v| *v > 0.0);
+            (p.first, p.second, p.average, p.gradient) = (first, second, average, None);
+        }
+        self.step = step;
+        Ok(())
+    }
+}
+
+fn flat(var: &Var) -> Result<Vec<f32>> {
+    var.as_tensor().to_device(&Device::Cpu)?.flatten_all()?.to_vec1()
+}
+
+fn set(var: &Var, values: &[f32]) -> Result<()> {
+    var.set(&Tensor::from_slice(values, var.shape(), var.device())?)
 }
 
 impl Parameter {
     fn update(&mut self, gradient: &Tensor, settings: &AdamW, lr: f64, scale: f64, step: usize) -> Result<()> {
         let (beta1, beta2) = settings.betas;
+        let lr = lr * self.rates.lr;
         let update = Update {
-            lr_decay: (1.0 - lr * if self.decay { settings.weight_decay } else { 0.0 }) as f32,
+            lr_decay: (1.0 - lr * self.rates.weight_decay) as f32,
             step_size: (lr / (1.0 - beta1.powi(step as i32))) as f32,
             root_correction: (1.0 - beta2.powi(step as i32)).sqrt() as f32,
             betas: (beta1 as f32, beta2 as f32),
@@ -210,6 +322,11 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
+    fn plain<const N: usize>(settings: AdamW, vars: [(&str, &Var); N]) -> Optimizer {
+        let vars = vars.into_iter().map(|(name, var)| (name.to_string(), var.clone())).collect();
+        Optimizer::new(settings, &vars, &Groups::default()).unwrap()
+    }
+
     fn quadratic(var: &Var) -> Tensor {
         var.as_tensor().sqr().unwrap().sum_all().unwrap()
     }
@@ -218,8 +335,8 @@ mod tests {
     #[test]
     fn two_steps_follow_the_formula() {
         let var = Var::new(&[1f32, -2.0], &Device::Cpu).unwrap();
-        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: None };
-        let mut optimizer = Optimizer::new(settings, &BTreeMap::from([("w.weight".to_string(), var.clone())]));
+        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: None, ema: None };
+        let mut optimizer = plain(settings, [("w.weight", &var)]);
         let (mut p, mut m, mut v) = ([1f64, -2.0], [0f64; 2], [0f64; 2]);
         for step in 1..=2 {
             optimizer.accumulate(&quadratic(&var)).unwrap();
@@ -239,8 +356,8 @@ mod tests {
     #[test]
     fn clipping_limits_the_norm_and_reports_it() {
         let var = Var::new(&[3f32, 4.0], &Device::Cpu).unwrap();
-        let settings = AdamW { betas: (0.0, 0.0), eps: 1e30, weight_decay: 0.0, clip: Some(1.0) };
-        let mut optimizer = Optimizer::new(settings, &BTreeMap::from([("w".to_string(), var.clone())]));
+        let settings = AdamW { betas: (0.0, 0.0), eps: 1e30, weight_decay: 0.0, clip: Some(1.0), ema: None };
+        let mut optimizer = plain(settings, [("w", &var)]);
         optimizer.accumulate(&quadratic(&var)).unwrap();
         assert!((optimizer.step(1e30).unwrap() - 10.0).abs() < 1e-6);
         let moved = var.as_tensor().to_vec1::<f32>().unwrap();
@@ -250,15 +367,15 @@ mod tests {
     #[test]
     fn stops_without_a_gradient_and_with_a_nan() {
         let (a, b) = (Var::new(&[1f32], &Device::Cpu).unwrap(), Var::new(&[1f32], &Device::Cpu).unwrap());
-        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, clip: None };
-        let vars = BTreeMap::from([("a".to_string(), a.clone()), ("b".to_string(), b.clone())]);
-        let mut optimizer = Optimizer::new(settings.clone(), &vars);
-        let error = optimizer.accumulate(&quadratic(&a)).unwrap_err();
+        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, clip: None, ema: None };
+        let mut optimizer = plain(settings.clone(), [("a", &a), ("b", &b)]);
+        optimizer.accumulate(&quadratic(&a)).unwrap();
+        let error = optimizer.step(0.1).unwrap_err();
         assert!(matches!(error, TrainError::NoGradient { name, .. } if name == "b"));
-        let mut optimizer = Optimizer::new(settings.clone(), &BTreeMap::from([("a".to_string(), a.clone())]));
+        let mut optimizer = plain(settings.clone(), [("a", &a)]);
         optimizer.accumulate(&(quadratic(&a) * f64::NAN).unwrap()).unwrap();
         assert!(matches!(optimizer.step(0.1).unwrap_err(), TrainError::NonFiniteGradient { .. }));
-        let mut optimizer = Optimizer::new(settings, &BTreeMap::from([("a".to_string(), a.clone())]));
+        let mut optimizer = plain(settings, [("a", &a)]);
         let mut stopped = None;
         for step in 1..=5 {
             let zero = Tensor::zeros((), candle_core::DType::F32, &Device::Cpu).unwrap();
@@ -269,5 +386,49 @@ mod tests {
             }
         }
         assert_eq!(stopped, Some(5));
+    }
+
+    #[test]
+    fn a_restored_optimizer_goes_on_to_the_bit() {
+        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, clip: Some(1.0), ema: Some(0.9) };
+        let step = |optimizer: &mut Optimizer, var: &Var| {
+            optimizer.accumulate(&quadratic(var)).unwrap();
+            optimizer.step(0.1).unwrap();
+        };
+        let a = Var::new(&[1f32, -2.0], &Device::Cpu).unwrap();
+        let mut whole = plain(settings.clone(), [("w.weight", &a)]);
+        (0..3).for_each(|_| step(&mut whole, &a));
+        let (state, at) = (whole.state().unwrap(), whole.steps());
+        (0..3).for_each(|_| step(&mut whole, &a));
+        let b = Var::new(&[7f32, 7.0], &Device::Cpu).unwrap();
+        let mut resumed = plain(settings.clone(), [("w.weight", &b)]);
+        resumed.restore(&state, at).unwrap();
+        (0..3).for_each(|_| step(&mut resumed, &b));
+        assert_eq!(flat(&a).unwrap(), flat(&b).unwrap());
+        whole.swap_averages().unwrap();
+        resumed.swap_averages().unwrap();
+        assert_eq!(flat(&a).unwrap(), flat(&b).unwrap());
+        let other = Var::new(&[1f32], &Device::Cpu).unwrap();
+        let error = plain(settings, [("w.weight", &other)]).restore(&state, 3).unwrap_err();
+        assert!(error.contains("average.w.weight") && error.contains("[2]"), "{error}");
+    }
+
+    #[test]
+    fn the_average_is_the_recursion_written_out_and_swaps_in_and_out() {
+        let var = Var::new(&[1f32], &Device::Cpu).unwrap();
+        let settings = AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, clip: None, ema: Some(0.5) };
+        let mut optimizer = plain(settings, [("w", &var)]);
+        let mut average = 1f32;
+        for step in 1..=20 {
+            optimizer.accumulate(&quadratic(&var)).unwrap();
+            optimizer.step(0.05).unwrap();
+            let decay = 0.5f32.min((1.0 + step as f32) / (10.0 + step as f32));
+            average = decay * average + (1.0 - decay) * flat(&var).unwrap()[0];
+        }
+        let raw = flat(&var).unwrap();
+        optimizer.swap_averages().unwrap();
+        assert!((flat(&var).unwrap()[0] - average).abs() < 1e-6);
+        optimizer.swap_averages().unwrap();
+        assert_eq!(flat(&var).unwrap(), raw);
     }
 }

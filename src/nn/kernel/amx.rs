@@ -229,6 +229,77 @@ impl Tiles {
             );
         }
     }
+
+    /// As [`Self::block_product`], of the largest parts alone: operands rounded to `bf16`.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline]
+    #[rustfmt::skip] // it moves the assembly four columns at each run
+    pub unsafe fn rounded_block_product(
+        &self,
+        a: *const Tile,
+        b: *const Tile,
+        steps: usize,
+        (c, stride): (*mut f32, usize),
+        from: (*const f32, usize),
+        ahead: *const u8,
+    ) {
+        const { assert!(PARTS == 3 && size_of::<Tile>() == 1024, "the offsets below are those of three parts") };
+        // SAFETY: as there.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{f} + {u}]",
+                "tileloadd tmm1, [{f} + {u} + 64]",
+                "tileloadd tmm2, [{g} + {u}]",
+                "tileloadd tmm3, [{g} + {u} + 64]",
+                "3:",
+                "tileloadd tmm4, [{a} + {t}]",
+                "tileloadd tmm6, [{b} + {t}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{p}]",
+                "prefetcht1 [{p} + 64]",
+                "prefetcht1 [{p} + 128]",
+                "tileloadd tmm5, [{a} + {t} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "prefetcht1 [{p} + 192]",
+                "prefetcht1 [{p} + 256]",
+                "prefetcht1 [{p} + 320]",
+                "tileloadd tmm7, [{b} + {t} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "prefetcht1 [{p} + 384]",
+                "prefetcht1 [{p} + 448]",
+                "prefetcht1 [{p} + 512]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "prefetcht1 [{p} + 576]",
+                "prefetcht1 [{p} + 640]",
+                "prefetcht1 [{p} + 704]",
+                "add {p}, 768",
+                "add {a}, 6144",
+                "add {b}, 6144",
+                "dec {n}",
+                "jnz 3b",
+                "tilestored [{c} + {s}], tmm0",
+                "tilestored [{c} + {s} + 64], tmm1",
+                "tilestored [{d} + {s}], tmm2",
+                "tilestored [{d} + {s} + 64], tmm3",
+                p = inout(reg) ahead => _,
+                a = inout(reg) a => _,
+                b = inout(reg) b => _,
+                n = inout(reg) steps => _,
+                c = in(reg) c,
+                d = in(reg) c.add(stride * 16),
+                s = in(reg) stride * size_of::<f32>(),
+                t = in(reg) 64usize,
+                f = in(reg) from.0,
+                g = in(reg) from.0.wrapping_add(from.1 * 16),
+                u = in(reg) from.1 * size_of::<f32>(),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
 }
 
 impl Drop for Tiles {

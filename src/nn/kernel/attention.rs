@@ -3,6 +3,7 @@
 //! The scores of a block (`[ROWS, keys]`) are all that is kept at a time, so memory grows with the length, not its square.
 //! The backward pass recomputes them.
 
+use super::mask::Mask;
 use super::math::{exp_shifted, maximum};
 use super::simd::{Arith, LANES, dot, multiversion};
 
@@ -34,6 +35,33 @@ impl Head {
     }
 }
 
+/// Which keys a query sees, and what becomes of the weights that it gives them.
+#[derive(Clone, Copy)]
+pub struct Rule<'a> {
+    /// Keys after the query are left out.
+    pub causal: bool,
+    /// Dropout on the weights: the head's mask, and the place of each query in it.
+    pub dropout: Option<(Mask, &'a [u64])>,
+}
+
+impl Rule<'_> {
+    /// Keys that query `row` of `n` sees, from the first on.
+    #[inline(always)]
+    fn visible(&self, row: usize, n: usize) -> usize {
+        if self.causal { row + 1 } else { n }
+    }
+
+    /// Drops weights of the block's first `rows` rows, query `first` and those after it.
+    #[inline(always)]
+    fn drop(&self, first: usize, rows: usize, width: usize, weights: &mut [f32]) {
+        if let Some((mask, places)) = self.dropout {
+            for (row, place) in weights.chunks_exact_mut(width).zip(&places[first..first + rows]) {
+                mask.row(*place).apply_to(row);
+            }
+        }
+    }
+}
+
 /// Reused buffers of a worker.
 #[derive(Default)]
 pub struct Scratch {
@@ -43,6 +71,7 @@ pub struct Scratch {
     values_t: Vec<f32>,
     scores: Vec<f32>,
     gradient: Vec<f32>,
+    dropped: Vec<f32>,
     block: Vec<f32>,
     block2: Vec<f32>,
     out: Vec<f32>,
@@ -207,11 +236,12 @@ fn accumulate<A: Arith>(
     }
 }
 
-/// `exp(x - max)` of the first `n` values of each row, zero beyond, and 1 / their sum for each row.
+/// `exp(x - max)` of the first `visible(r)` values of each row, zero beyond, and 1 / their sum for each row.
 #[inline(always)]
-fn exp_rows<A: Arith>(scores: &mut [f32], n: usize, width: usize, rows: usize) -> [f32; ROWS] {
+fn exp_rows<A: Arith>(scores: &mut [f32], width: usize, rows: usize, visible: impl Fn(usize) -> usize) -> [f32; ROWS] {
     let mut factors = [0f32; ROWS];
-    for (row, factor) in scores.chunks_exact_mut(width).zip(&mut factors).take(rows) {
+    for (r, (row, factor)) in scores.chunks_exact_mut(width).zip(&mut factors).take(rows).enumerate() {
+        let n = visible(r);
         // Whole registers: what is beyond adds less than 2e-37 to a sum of at least 1.
         row[n..].fill(f32::NEG_INFINITY);
         let shift = maximum(row);
@@ -222,8 +252,8 @@ fn exp_rows<A: Arith>(scores: &mut [f32], n: usize, width: usize, rows: usize) -
 }
 
 multiversion! {
-    /// Forward: writes `softmax(scale q kᵀ) v` (`[n, depth]` rows) through `write(row, values)`.
-    pub fn forward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, scratch: &mut Scratch, write: &mut dyn FnMut(usize, &[f32])) {
+    /// Forward: writes `dropout(softmax(scale q kᵀ)) v` (`[n, depth]` rows) through `write(row, values)`.
+    pub fn forward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, rule: Rule<'_>, scratch: &mut Scratch, write: &mut dyn FnMut(usize, &[f32])) {
         if head.n == 0 || head.depth == 0 {
             return;
         }
@@ -232,12 +262,16 @@ multiversion! {
         let values = rows_of(v, head, &mut scratch.values);
         for first in (0..head.n).step_by(ROWS) {
             let rows = ROWS.min(head.n - first);
+            // Keys that some row of the block sees, and the same filled up to registers.
+            let keys = rule.visible(first + rows - 1, head.n);
+            let seen = keys.next_multiple_of(LANES);
             let queries = block_of(q, head, first, &mut scratch.block);
-            let scores = sized(&mut scratch.scores, ROWS * width);
-            product::<A>(queries, (&scratch.keys_t, width), head.depth, width, head.scale, scores);
-            let factors = exp_rows::<A>(scores, head.n, width, rows);
+            let scores = sized(&mut scratch.scores, ROWS * seen);
+            product::<A>(queries, (&scratch.keys_t, width), head.depth, seen, head.scale, scores);
+            let factors = exp_rows::<A>(scores, seen, rows, |r| rule.visible(first + r, head.n));
+            rule.drop(first, rows, seen, scores);
             let out = sized(&mut scratch.out, ROWS * depth_width);
-            product::<A>((scores, width), values, head.n, depth_width, 1.0, out);
+            product::<A>((scores, seen), values, keys, depth_width, 1.0, out);
             for r in 0..rows {
                 let out = &mut out[r * depth_width..][..head.depth];
                 out.iter_mut().for_each(|v| *v *= factors[r]);
@@ -261,43 +295,62 @@ pub enum Part {
 multiversion! {
     /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, row, values)`;
     /// `out` is the forward result, `dout` its gradient, both laid out as `result` says.
-    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, out: &[f32], dout: &[f32], result: Head, scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, &[f32])) {
+    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, rule: Rule<'_>, out: &[f32], dout: &[f32], result: Head, scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, &[f32])) {
         if head.n == 0 || head.depth == 0 {
             return;
         }
         let (width, depth_width, depth) = (head.padded_n(), head.padded_depth(), head.depth);
         transpose_into(k, head, &mut scratch.keys_t);
         transpose_into(v, head, &mut scratch.values_t);
-        let keys = rows_of(k, head, &mut scratch.keys);
+        let key_rows = rows_of(k, head, &mut scratch.keys);
         zeroed(&mut scratch.dkeys, head.n * depth_width);
         zeroed(&mut scratch.dvalues, head.n * depth_width);
         for first in (0..head.n).step_by(ROWS) {
             let rows = ROWS.min(head.n - first);
+            let keys = rule.visible(first + rows - 1, head.n);
+            let seen = keys.next_multiple_of(LANES);
             let queries = block_of(q, head, first, &mut scratch.block);
             let douts = block_of(dout, result, first, &mut scratch.block2);
-            let scores = sized(&mut scratch.scores, ROWS * width);
-            product::<A>(queries, (&scratch.keys_t, width), depth, width, head.scale, scores);
-            let factors = exp_rows::<A>(scores, head.n, width, rows);
-            for (row, factor) in scores.chunks_exact_mut(width).zip(factors).take(rows) {
+            let weights = sized(&mut scratch.scores, ROWS * seen);
+            product::<A>(queries, (&scratch.keys_t, width), depth, seen, head.scale, weights);
+            let factors = exp_rows::<A>(weights, seen, rows, |r| rule.visible(first + r, head.n));
+            for (row, factor) in weights.chunks_exact_mut(seen).zip(factors).take(rows) {
                 row.iter_mut().for_each(|v| *v *= factor);
             }
             // Rows past the end would add uniform weights: their probabilities must be zero.
-            scores[rows * width..].fill(0.0);
-            accumulate::<A>((scores, width), douts, head.n, depth_width, &mut scratch.dvalues);
-            let gradient = sized(&mut scratch.gradient, ROWS * width);
-            product::<A>(douts, (&scratch.values_t, width), depth, width, 1.0, gradient);
-            for r in 0..rows {
+            weights[rows * seen..].fill(0.0);
+            let gradient = sized(&mut scratch.gradient, ROWS * seen);
+            product::<A>(douts, (&scratch.values_t, width), depth, seen, 1.0, gradient);
+            let shift = |r: usize| {
                 let start = result.offset + (first + r) * result.stride;
-                let shift = dot::<A>(&dout[start..][..depth], &out[start..][..depth]);
-                let (p, g) = (&scores[r * width..][..width], &mut gradient[r * width..][..width]);
-                for (g, p) in g.iter_mut().zip(p) {
-                    *g = p * (*g - shift) * head.scale;
+                dot::<A>(&dout[start..][..depth], &out[start..][..depth])
+            };
+            if rule.dropout.is_none() {
+                accumulate::<A>((weights, seen), douts, keys, depth_width, &mut scratch.dvalues);
+                for r in 0..rows {
+                    let shift = shift(r);
+                    let (p, g) = (&weights[r * seen..][..seen], &mut gradient[r * seen..][..seen]);
+                    for (g, p) in g.iter_mut().zip(p) {
+                        *g = p * (*g - shift) * head.scale;
+                    }
+                }
+            } else {
+                let dropped = sized(&mut scratch.dropped, ROWS * seen);
+                dropped.copy_from_slice(weights);
+                rule.drop(first, rows, seen, dropped);
+                accumulate::<A>((dropped, seen), douts, keys, depth_width, &mut scratch.dvalues);
+                for r in 0..rows {
+                    let shift = shift(r);
+                    let row = r * seen..(r + 1) * seen;
+                    for ((g, p), d) in gradient[row.clone()].iter_mut().zip(&weights[row.clone()]).zip(&dropped[row]) {
+                        *g = (d * *g - p * shift) * head.scale;
+                    }
                 }
             }
-            gradient[rows * width..].fill(0.0);
-            accumulate::<A>((gradient, width), queries, head.n, depth_width, &mut scratch.dkeys);
+            gradient[rows * seen..].fill(0.0);
+            accumulate::<A>((gradient, seen), queries, keys, depth_width, &mut scratch.dkeys);
             let dq = sized(&mut scratch.out, ROWS * depth_width);
-            product::<A>((gradient, width), keys, head.n, depth_width, 1.0, dq);
+            product::<A>((gradient, seen), key_rows, keys, depth_width, 1.0, dq);
             for r in 0..rows {
                 write(Part::Query, first + r, &dq[r * depth_width..][..depth]);
             }

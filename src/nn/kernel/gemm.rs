@@ -70,6 +70,10 @@ pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b
     if k >= 8 && n >= 8 && n * k >= 1 << 11 && super::packed::multiply(out, accumulate, scale, a, b) {
         return;
     }
+    if super::precision::is_bf16() && k >= 8 && n >= 8 && n * k >= 1 << 11 {
+        let (x, y) = (super::precision::rounded(a.data), super::precision::rounded(b.data));
+        return by_gemm(out, accumulate, scale, Operand { data: &x, ..a }, Operand { data: &y, ..b });
+    }
     // `gemm` sums in another order where the result is a single row or has few values; rows of zeros keep it from that.
     let padded = (FEW_VALUES / n + 1).max(2);
     if !a.transposed && m < padded {

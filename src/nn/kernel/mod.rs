@@ -5,9 +5,11 @@ pub mod amx;
 pub mod attention;
 pub mod gemm;
 pub mod layer_norm;
+pub mod mask;
 pub mod math;
 pub mod packed;
 pub mod parallel;
+pub mod precision;
 pub mod simd;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod split;

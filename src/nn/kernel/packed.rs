@@ -40,6 +40,7 @@ mod tiled {
     use super::super::amx::{self, AHEAD, DEPTH, GROUP, SIDE, Tile, Tiles};
     use super::super::gemm::Operand;
     use super::super::parallel::{self, Disjoint};
+    use super::super::precision;
     use super::super::split::{Place, split};
 
     /// Steps of the inner dimension that are split and multiplied at a time.
@@ -138,13 +139,15 @@ mod tiled {
             // Two blocks a thread at least, so that a thread that is held up holds up little.
             let share = rows.div_ceil(2 * parallel::threads()).next_multiple_of(SIDE).max(2 * SIDE);
             let block = fitting.clamp(SIDE, LEFT_ROWS).min(share);
+            // Asked here: the work may go on on other threads.
+            let rounded = precision::is_bf16();
             let shared = Disjoint::new(out);
             let run = |i: usize| {
                 let first = i * block;
                 let count = block.min(rows - first);
                 // SAFETY: blocks of rows do not overlap.
                 let out = unsafe { shared.range(first * self.columns, count * self.columns) };
-                self.rows(out, start, scale, a, first);
+                self.rows(out, start, scale, a, first, rounded);
                 finish(out);
             };
             let blocks = rows.div_ceil(block);
@@ -156,7 +159,7 @@ mod tiled {
         }
 
         /// Rows from `first` of the product.
-        fn rows(&self, out: &mut [f32], start: Start<'_>, scale: f32, a: Operand<'_>, first: usize) {
+        fn rows(&self, out: &mut [f32], start: Start<'_>, scale: f32, a: Operand<'_>, first: usize, rounded: bool) {
             let Some(registers) = Tiles::new() else {
                 // `self` is only made where there are registers; should they be gone, nobody reads what was not computed.
                 out.fill(f32::NAN);
@@ -193,7 +196,11 @@ mod tiled {
                             // SAFETY: both have `steps` groups; `target` has 32 rows of 32 values, `columns` apart.
                             unsafe {
                                 let (a, b) = (left.as_ptr(), right.as_ptr());
-                                registers.block_product(a, b, steps, (c, self.columns), from, ahead);
+                                if rounded {
+                                    registers.rounded_block_product(a, b, steps, (c, self.columns), from, ahead);
+                                } else {
+                                    registers.block_product(a, b, steps, (c, self.columns), from, ahead);
+                                }
                             }
                             continue;
                         }
@@ -208,7 +215,11 @@ mod tiled {
                         // SAFETY: both have `steps` groups; the block is 32 rows of 32 values.
                         unsafe {
                             let (a, b, c) = (left.as_ptr(), right.as_ptr(), block.as_mut_ptr());
-                            registers.block_product(a, b, steps, (c, SIDE), (c.cast_const(), SIDE), ahead);
+                            if rounded {
+                                registers.rounded_block_product(a, b, steps, (c, SIDE), (c.cast_const(), SIDE), ahead);
+                            } else {
+                                registers.block_product(a, b, steps, (c, SIDE), (c.cast_const(), SIDE), ahead);
+                            }
                         }
                         for (from, to) in block.chunks_exact(SIDE).zip(target.chunks_mut(self.columns)).take(height) {
                             to[..width].copy_from_slice(&from[..width]);

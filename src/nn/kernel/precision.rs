@@ -1,0 +1,69 @@
+//! Precision of matrix products on this thread: `f32`, or operands rounded to `bf16` with sums in `f32` (what mixed-precision
+//! training calls autocast; Micikevicius et al. 2018, Kalamkar et al. 2019).
+
+use std::cell::Cell;
+
+thread_local! {
+    static BF16: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Puts the precision of this thread's products back when it goes.
+#[must_use]
+pub struct Scope {
+    before: bool,
+    // Of this thread.
+    not_send: std::marker::PhantomData<*const ()>,
+}
+
+/// Products that this thread asks for have operands of `bf16` from now on, or of `f32`, until the scope goes.
+pub fn scope(bf16: bool) -> Scope {
+    Scope { before: BF16.replace(bf16), not_send: std::marker::PhantomData }
+}
+
+/// Whether this thread's products have operands of `bf16`.
+pub fn is_bf16() -> bool {
+    BF16.get()
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        BF16.set(self.before);
+    }
+}
+
+/// The values rounded to the nearest `bf16`, ties to even.
+pub fn rounded(values: &[f32]) -> Vec<f32> {
+    values.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gemm::{Operand, multiply};
+    use super::*;
+
+    #[test]
+    fn products_in_bf16_are_those_of_rounded_operands() {
+        let value = |i: usize| ((i * 2_654_435_761) % 1_000) as f32 / 500.0 - 1.0;
+        for (m, n, k) in [(3, 20, 130), (70, 96, 200), (40, 33, 9)] {
+            let (x, y): (Vec<f32>, Vec<f32>) =
+                ((0..m * k).map(value).collect(), (0..n * k).map(|i| value(i + 7)).collect());
+            let run = |x: &[f32], y: &[f32]| {
+                let mut out = vec![0.0; m * n];
+                multiply(&mut out, false, 1.0, Operand::new(x, m, k), Operand::new(y, n, k).t());
+                out
+            };
+            let want = run(&rounded(&x), &rounded(&y));
+            let exact = run(&x, &y);
+            let got = {
+                let _scope = scope(true);
+                run(&x, &y)
+            };
+            assert!(!is_bf16());
+            let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            if n * k >= 1 << 11 {
+                assert!(far(&got, &want) < 1e-5 * k as f32, "{}", far(&got, &want));
+                assert!(far(&got, &exact) > 1e-4);
+            }
+        }
+    }
+}
