@@ -2,9 +2,9 @@
 //!
 //! The pipeline: [`config`] → [`plan`] (a grid becomes a graph of content-addressed steps) → [`exec`] ([`train`], [`merge`],
 //! [`encode`], [`task`]) → [`store`] → [`report`]. [`nn`] holds the packed, differentiable operations, [`model`] the
-//! architectures and model folders, [`adapter`] LoRA, [`loss`] and [`objective`] what training minimises, [`metric`] and
-//! [`estimator`] what the protocols compute, [`data`] tables and NumPy-compatible draws. `ARCHITECTURE.md` says which may
-//! import which.
+//! architectures and model folders, [`adapter`] LoRA, [`loss`] and [`objective`] what training minimises, [`mine`] hard
+//! negatives for it, [`metric`] and [`estimator`] what the protocols compute, [`data`] tables and NumPy-compatible draws.
+//! `ARCHITECTURE.md` says which may import which.
 
 pub mod adapter;
 pub mod cli;
@@ -17,6 +17,7 @@ pub mod hub;
 pub mod loss;
 pub mod merge;
 pub mod metric;
+pub mod mine;
 pub mod model;
 pub mod nn;
 pub mod objective;

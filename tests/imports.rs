@@ -3,19 +3,20 @@
 use std::path::Path;
 
 /// (module, what it may import beside itself).
-const TABLE: [(&str, &[&str]); 18] = [
+const TABLE: [(&str, &[&str]); 19] = [
     ("data", &[]),
     ("nn", &[]),
     ("hub", &["data"]),
     ("config", &["data"]),
     ("metric", &["data"]),
     ("estimator", &["data", "metric"]),
+    ("mine", &["data", "estimator"]),
     ("adapter", &["data", "nn"]),
     ("loss", &["nn"]),
     ("model", &["adapter", "data", "nn"]),
     ("objective", &["loss", "model", "nn"]),
     ("task", &["config", "data", "estimator", "metric"]),
-    ("train", &["adapter", "data", "model", "nn", "objective"]),
+    ("train", &["adapter", "data", "loss", "model", "nn", "objective"]),
     ("encode", &["data", "model", "nn"]),
     ("merge", &["model"]),
     ("store", &["data", "metric"]),
@@ -29,6 +30,7 @@ const TABLE: [(&str, &[&str]); 18] = [
             "data",
             "encode",
             "hub",
+            "loss",
             "merge",
             "metric",
             "model",

@@ -3,6 +3,7 @@
 mod encode;
 mod inputs;
 mod merge;
+mod mine;
 mod observer;
 mod report;
 mod score;
@@ -49,6 +50,8 @@ enum Command {
     Encode(encode::Args),
     /// Merge two models.
     Merge(merge::Args),
+    /// Mine hard negatives for training.
+    Mine(mine::Args),
     /// Write a run's report anew.
     Report(report::Args),
     /// List, show or check tasks.
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Command::Train(args) => train::run(&args, cli.quiet),
         Command::Encode(args) => encode::run(&args, cli.quiet),
         Command::Merge(args) => merge::run(&args, cli.quiet),
+        Command::Mine(args) => mine::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args),
         Command::Tasks(args) => tasks::run(&args, cli.quiet),
     };
