@@ -11,8 +11,7 @@ use embeval::model::{BuildOptions, Embedder, Mode, ModelDropout, ModelFiles};
 use embeval::nn::PackedBatch;
 use embeval::nn::checkpoint::GradientSink;
 use embeval::nn::pooling::PoolingMode;
-use embeval::objective::Direction;
-use embeval::objective::contrastive::{Contrastive, Example, Text};
+use embeval::objective::{Criterion, Direction, Example, Kind, State, Text};
 use serde_json::Value;
 
 fn models() -> PathBuf {
@@ -163,6 +162,8 @@ fn gradients_equal_pytorchs() {
                 .map(|(ids, text)| Text {
                     ids: ids.into(),
                     identity: text.bytes().fold(7, |h: u64, b| h.wrapping_mul(131).wrapping_add(u64::from(b))),
+                    prompt_tokens: 0,
+                    guide: None,
                 })
                 .collect()
         };
@@ -170,13 +171,18 @@ fn gradients_equal_pytorchs() {
             .into_iter()
             .zip(ids("positives"))
             .zip(ids("negatives"))
-            .map(|((query, positive), negative)| Example { query, positive, negatives: vec![negative] })
+            .map(|((query, positive), negative)| Example::pair(query, positive, vec![negative]))
             .collect();
         let trainable = |name: &str| !name.starts_with("pooler");
         let embedder = Embedder::build(&files, &BuildOptions { trainable: &trainable, ..Default::default() }).unwrap();
         for (direction, prefix) in [(Direction::Asymmetric, ""), (Direction::Symmetric, "symmetric.")] {
-            let objective = Contrastive { direction, temperature: 0.05, prompt_tokens: (0, 0) };
-            let loss = objective.loss(&embedder, &batch, Mode::INFERENCE).unwrap();
+            let kind = Kind::InfoNce { learn_temperature: false, label_smoothing: 0.0, false_negatives: None };
+            let (matryoshka, memory, margins) = (None, None, None);
+            let criterion = Criterion { kind, direction, temperature: 0.05, matryoshka, memory, margins };
+            let layout = criterion.layout(&batch);
+            let embeddings = embedder.forward(&layout.packed(0..layout.texts.len()), Mode::INFERENCE).unwrap();
+            let mut state = State::new(&criterion, embedder.files().embedding_size(), &[], 1, &Device::Cpu).unwrap();
+            let loss = criterion.loss(&embeddings, &layout, &batch, &mut state, None).unwrap();
             let want = values(&expected[&format!("{prefix}loss")])[0];
             assert!((loss.to_scalar::<f32>().unwrap() - want).abs() < 1e-4, "{name} {prefix}loss");
             let gradients = loss.backward().unwrap();

@@ -85,7 +85,16 @@ pub fn embedder(model: &Path, adapter: Option<&Path>, device: &Device) -> anyhow
     if files.layout.assumed {
         tracing::warn!("{}: no modules.json, so mean pooling without normalisation is assumed", model.display());
     }
-    let adapter = adapter.map(peft::load).transpose()?;
+    let adapter = match adapter {
+        Some(folder) => {
+            let adapter = peft::load(folder)?;
+            if adapter.is_identity_on(&files.weights).unwrap_or(false) {
+                tracing::warn!("{}: changes nothing: all of its B matrices are zero", folder.display());
+            }
+            Some(adapter)
+        }
+        None => None,
+    };
     let options = BuildOptions { device: device.clone(), adapter: adapter.as_ref(), ..Default::default() };
     Ok(Embedder::build(&files, &options)?)
 }

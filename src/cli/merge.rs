@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{inputs, print};
-use crate::adapter::peft;
+use super::{inputs, merge_adapter, print};
 use crate::merge::slerp::{self, Mode};
-use crate::model::{ModelError, ModelFiles};
+use crate::model::ModelFiles;
 
 /// Arguments of `merge`.
 #[derive(Debug, clap::Args)]
@@ -36,15 +35,11 @@ enum Kind {
         output: PathBuf,
     },
     /// An adapter into its base.
-    Adapter {
-        /// The base model: a folder, or an id of the hub.
-        base: String,
-        /// The adapter (PEFT's folder).
-        adapter: PathBuf,
-        /// Folder of the merged model.
-        #[arg(long)]
-        output: PathBuf,
-    },
+    ///
+    /// An adapter that was trained on a quantised base (QLoRA) belongs to what that base dequantises to. Merged into it
+    /// (`--into dequantized`) it computes what was trained; merged into the original it may be better or worse: `--tasks`
+    /// shows both.
+    Adapter(merge_adapter::Args),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -55,11 +50,11 @@ enum ModeArgument {
 }
 
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
-    let load = |model: &String| -> anyhow::Result<ModelFiles> {
-        Ok(ModelFiles::load(&inputs::source(model, None, quiet)?.folder)?)
-    };
     match &args.kind {
         Kind::Slerp { first, second, alpha, mode, base, output } => {
+            let load = |model: &String| -> anyhow::Result<ModelFiles> {
+                Ok(ModelFiles::load(&inputs::source(model, None, quiet)?.folder)?)
+            };
             let mode = match mode {
                 ModeArgument::Tensor => Mode::Tensor,
                 ModeArgument::Whole => Mode::Whole,
@@ -77,14 +72,6 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
                 100.0 * merged.linear_share
             ))
         }
-        Kind::Adapter { base, adapter, output } => {
-            let files = load(base)?;
-            let adapter_weights = peft::load(adapter)?;
-            let mut weights = files.weights.clone();
-            adapter_weights.merge_into(&mut weights).map_err(ModelError::from)?;
-            let card = format!("# Merged adapter\n\n`{}` merged into `{base}` with embeval.\n", adapter.display());
-            files.with_weights(&weights).save(output, &card)?;
-            print(&output.display().to_string())
-        }
+        Kind::Adapter(args) => merge_adapter::run(args, quiet),
     }
 }

@@ -3,6 +3,7 @@
 mod encode;
 mod inputs;
 mod merge;
+mod merge_adapter;
 mod mine;
 mod observer;
 mod report;

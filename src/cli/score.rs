@@ -81,10 +81,20 @@ pub struct Args {
     format: Format,
 }
 
+/// A side of the tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Side {
+pub enum Side {
     Dev,
     Test,
+}
+
+impl From<Side> for Split {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Dev => Self::Dev,
+            Side::Test => Self::Test,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -245,7 +255,7 @@ impl Scoring<'_> {
     /// Scores one task after the other; one that fails is told, and the others go on.
     fn all(&self, selection: &Selection, model: &str) -> anyhow::Result<Scoreboard> {
         let args = self.args;
-        let split = if args.split == Side::Dev { Split::Dev } else { Split::Test };
+        let split = Split::from(args.split);
         let folder = match (&args.output, self.meta) {
             (Some(root), Some(meta)) => {
                 let folder = meta.folder(root);

@@ -244,6 +244,11 @@ impl Embedder {
         self.quantization
     }
 
+    /// The weights that are held quantised.
+    pub fn held(&self) -> &Held {
+        &self.taken.held
+    }
+
     /// What the weights in use take, the adapter's among them.
     pub fn weight_bytes(&self) -> WeightBytes {
         let Held { linears, tables } = &self.taken.held;

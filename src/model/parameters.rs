@@ -15,7 +15,7 @@ use crate::adapter::Adapter;
 use crate::nn::dora;
 use crate::nn::embedding::Table;
 use crate::nn::layer_norm::LayerNorm;
-use crate::nn::linear::Linear;
+use crate::nn::linear::{Linear, LowRank};
 use crate::nn::quantized::{Int8, Quantized, Weight};
 
 /// Which of a model's own weights are trained.
@@ -183,24 +183,42 @@ impl<'a> Parameters<'a> {
         self.finish_linear(module, Weight::Dense(weight), bias)
     }
 
+    /// What the adapter has for a module, if it fits the weight.
+    fn fitting(&self, module: &str, weight: &Weight) -> Result<Option<LowRank>, ModelError> {
+        let Some((lora, part)) = self.source.adapter.and_then(|a| a.low_rank(module).zip(a.module(module))) else {
+            return Ok(None);
+        };
+        let (outputs, inputs) = weight.shape()?;
+        let (a, b, rank) = (lora.a.dims(), lora.b.dims(), lora.a.dims().first().copied().unwrap_or(0));
+        let magnitude = part.magnitude.as_ref().is_none_or(|m| m.dims() == [outputs]);
+        if a != [rank, inputs] || b != [outputs, rank] || !magnitude {
+            return Err(ModelError::file(
+                &self.source.path,
+                format!(
+                    "the adapter of `{module}`, A {a:?} and B {b:?}, does not fit the base's {:?}",
+                    [outputs, inputs]
+                ),
+            ));
+        }
+        Ok(Some(lora))
+    }
+
     fn finish_linear(&self, module: &str, weight: Weight, bias: Option<Tensor>) -> Result<Linear, ModelError> {
-        let path = &self.source.path;
-        let misfit = |e| ModelError::file(path, format!("the adapter of `{module}` does not fit the base: {e}"));
-        let mut lora = self.source.adapter.and_then(|adapter| adapter.low_rank(module));
+        let mut lora = self.fitting(module, &weight)?;
         if let Some(lora) = &mut lora {
             self.adapted.borrow_mut().push(module.into());
             lora.a = self.register(&format!("{module}.lora_A.weight"), &lora.a, self.options.adapter_trainable)?;
             lora.b = self.register(&format!("{module}.lora_B.weight"), &lora.b, self.options.adapter_trainable)?;
         }
-        let mut linear = Linear::new(weight, bias, lora).map_err(misfit)?;
+        let mut linear = Linear::new(weight, bias, lora)?;
         if let (Some(adapter), Some(lora)) = (self.source.adapter.filter(|a| a.spec.dora), &linear.lora) {
             let magnitude = match adapter.module(module).and_then(|part| part.magnitude.clone()) {
                 Some(magnitude) => magnitude,
-                None => dora::norms(&linear.weight, lora).map_err(misfit)?,
+                None => dora::norms(&linear.weight, lora)?,
             };
             let name = format!("{module}.lora_magnitude_vector.weight");
             let magnitude = self.register(&name, &magnitude, self.options.adapter_trainable)?;
-            linear = linear.with_magnitude(magnitude).map_err(misfit)?;
+            linear = linear.with_magnitude(magnitude)?;
         }
         Ok(if self.options.changing { linear.changing() } else { linear })
     }

@@ -6,7 +6,7 @@ golden_nf4.py [OUTPUT]
 A case `name` has `name.input` (f32, `[rows, columns]`; the case `large` is made by `draw`, which tests/adapters.rs repeats) and
   name.codes, name.absmax, name.values             NF4 with plain statistics
   name.nested_codes, name.nested_absmax, name.nested_offset, name.nested_values    NF4 with double quantisation
-  name.int8_codes, name.int8_absmax, name.int8_values     LLM.int8's rows
+  name.int8_codes, name.int8_absmax, name.int8_values     LLM.int8's rows (codes as unsigned bytes)
 `map` has the 256 values of the dynamic type. Matrices are quantised flat: the kernel of bitsandbytes 0.50 for processors with AVX-512
 reads wrong statistics where a row's length is a multiple of 16 but not of 64.
 """
@@ -59,6 +59,14 @@ def extremes() -> np.ndarray:
     return blocks
 
 
+def halves() -> np.ndarray:
+    """Rows whose values lie as near to the middle of two 8-bit codes as f32 can, so that the last bit of the scale shows."""
+    absmax = np.abs(draw(24, 8)) + np.float32(0.01)
+    steps = (np.arange(47, dtype=np.float32) * np.float32(2.5) + np.float32(0.5)).astype(np.float32)
+    rows = (steps[None, :] * absmax[:, None] / np.float32(127)).astype(np.float32)
+    return np.concatenate([rows, absmax[:, None]], axis=1).astype(np.float32)
+
+
 def quantized(matrix: np.ndarray) -> dict[str, np.ndarray]:
     flat = torch.from_numpy(matrix.reshape(-1).copy())
     out = {}
@@ -71,7 +79,7 @@ def quantized(matrix: np.ndarray) -> dict[str, np.ndarray]:
     out["nested_offset"] = state.offset.reshape(1)
     out["nested_values"] = F.dequantize_4bit(codes, state)
     codes, absmax, _ = F.int8_vectorwise_quant(torch.from_numpy(matrix.copy()))
-    out["int8_codes"], out["int8_absmax"] = codes, absmax
+    out["int8_codes"], out["int8_absmax"] = codes.view(torch.uint8), absmax
     out["int8_values"] = F.int8_vectorwise_dequant(codes, absmax)
     return {name: tensor.numpy().reshape(-1).copy() for name, tensor in out.items()}
 
@@ -85,6 +93,7 @@ def main() -> int:
         "partial": draw(9 * 80, 3).reshape(9, 80),
         "ties": ties(),
         "extremes": extremes(),
+        "halves": halves(),
         "large": draw(200 * 192, 4).reshape(200, 192),
     }
     tensors = {"map": F.create_dynamic_map().numpy()}

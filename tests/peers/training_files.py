@@ -24,7 +24,7 @@ PAIRS = [
     {"query": "кто написал «Войну и мир»?", "pos": ["Лев Толстой"], "neg": ["Фёдор Достоевский", "Антон Чехов"]},
     {"query": 'a "quoted", text\nof two lines', "pos": ["one", "two"], "neg": ["three"]},
     {"query": "5\" pipe", "pos": ["[1]"], "neg": []},
-    {"query": "2024", "pos": ["null"], "neg": ["\u2028", "tab\there"]},
+    {"query": "2024", "pos": ["null"], "neg": ["a\u2028b", "tab\there"]},
     {"query": "repeated", "pos": ["same"], "neg": ["same again"]},
     {"query": "repeated", "pos": ["same"], "neg": ["same again"]},
 ]
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
     scored.astype({"score": "float32"}).to_parquet(file("scored_float32.parquet", "scored"), index=False)
 
     labelled = pandas.DataFrame([{"text": r["query"], "label": int(r["label"])} for r in LABELLED])
-    labelled.astype({"label": "int8"}).to_parquet(file("labelled_int8.parquet", "labelled"), index=False)
+    labelled.astype({"label": "int32"}).to_parquet(file("labelled_int32.parquet", "labelled"), index=False)
 
     turns = []
     for sizes in [[12, 10, 20], [3, 4, 5], [5, 1]]:

@@ -180,8 +180,11 @@ fn module(config: &Config, name: &str, parts: Parts) -> Result<AdapterModule, St
 }
 
 fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>, PeftError> {
-    let tensors = candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|e| fail(path, format!("not a whole safetensors file ({e}): copy it again")))?;
+    let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|e| {
+        // candle may add a backtrace.
+        let reason = e.to_string().lines().next().unwrap_or_default().to_string();
+        fail(path, format!("not a whole safetensors file ({reason}): copy it again"))
+    })?;
     let mut out = BTreeMap::new();
     for (name, tensor) in tensors {
         if !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64) {

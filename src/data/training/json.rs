@@ -112,7 +112,8 @@ pub(super) fn lines(path: &Path, input: &mut Input, names: &Names, take: &mut Ta
         row += 1;
         let place = Place { row, line: Some(line.number), offset: line.offset };
         let mut unused = Vec::new();
-        let fields = object(line.text, names, (row == 1).then_some(&mut unused)).map_err(|e| place.fault(path, &e))?;
+        let fields = object(line.text.trim_end(), names, (row == 1).then_some(&mut unused))
+            .map_err(|e| place.fault(path, &e))?;
         if !take(Record { place, fields, unused, textual: false })? {
             return Ok(());
         }

@@ -51,7 +51,7 @@ pub(super) fn read(path: &Path, names: &Names, take: &mut Take<'_>) -> Result<()
         "a column among {} is damaged or of a type that is not read (store it as text, int64, float or lists of those)",
         wanted.join(", ")
     );
-    let mut first = 0;
+    let mut first: usize = 0;
     for (rows, bytes) in
         metadata.row_groups.iter().map(|g| (g.num_rows(), g.total_byte_size().max(g.compressed_size())))
     {

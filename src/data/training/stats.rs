@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(stats.shared_positives, 4, "10 belongs to queries 1 and 2, 11 to 2 and 3: rows 1 to 4");
         assert_eq!(stats.own_negatives, 2, "rows 5 and 6");
         assert_eq!(stats.without_negatives, 1);
-        assert_eq!(stats.negatives, (0, 8.0 / 6.0, 2));
+        assert_eq!(stats.negatives, (0, 7.0 / 6.0, 2));
         assert_eq!(stats.share_of_shared_positives(), 4.0 / 6.0);
         assert_eq!(count(&Hashes::default()), Stats::default());
     }

@@ -18,6 +18,21 @@ pub struct Int8 {
 }
 
 multiversion! {
+    /// Writes a row's codes and gives its absolute maximum.
+    fn quantize_row<A>(row: &[f32], codes: &mut [i8]) -> f32 {
+        let absmax = row.iter().fold(0f32, |max, v| max.max(v.abs()));
+        // Not a division of 127: PyTorch makes it of the reciprocal, and the last bit shows where a value lies between codes.
+        let scale = (1.0 / absmax) * 127.0;
+        for (code, value) in codes.iter_mut().zip(row) {
+            let scaled = (value * scale).round_ties_even();
+            // A row of zeros, or of values below 4e-37, has no finite scale and is held as zeros.
+            *code = if scaled.is_finite() { scaled as i8 } else { 0 };
+        }
+        absmax
+    }
+}
+
+multiversion! {
     /// `out = codes · absmax / 127`.
     fn scale_row<A>(codes: &[i8], absmax: f32, out: &mut [f32]) {
         for (to, code) in out.iter_mut().zip(codes) {
@@ -33,17 +48,10 @@ impl Int8 {
     /// Where `values` is of another size.
     pub fn new(values: &[f32], rows: usize, columns: usize) -> Self {
         assert_eq!(values.len(), rows * columns, "matrix of another size");
-        let (mut codes, mut absmax) = (Vec::with_capacity(values.len()), Vec::with_capacity(rows));
+        let (mut codes, mut absmax) = (vec![0; values.len()], Vec::with_capacity(rows));
         for r in 0..rows {
-            let row = &values[r * columns..(r + 1) * columns];
-            let max = row.iter().fold(0f32, |max, v| max.max(v.abs()));
-            let scale = 127.0 / max;
-            absmax.push(max);
-            // A row of zeros, or of values below 4e-37, has no finite scale and is held as zeros.
-            codes.extend(row.iter().map(|value| {
-                let scaled = (value * scale).round_ties_even();
-                if scaled.is_finite() { scaled as i8 } else { 0 }
-            }));
+            let range = r * columns..(r + 1) * columns;
+            absmax.push(quantize_row(&values[range.clone()], &mut codes[range]));
         }
         Self { codes, absmax, columns }
     }

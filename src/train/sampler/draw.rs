@@ -26,8 +26,8 @@ impl Drawn {
     }
 }
 
-/// The generator of the texts of one batch; `place` is a number of its own in the run (epoch and number of the batch). Rows
-/// draw from it one after another.
+/// The generator of the texts of one batch; `place` is the epoch, times 2^32, and the number of the batch in it. The rows of the
+/// batch draw from it one after another.
 pub fn draws(seed: u64, place: u64) -> Pcg64 {
     generator(seed, purpose::TEXTS, place)
 }

@@ -60,11 +60,13 @@ pub struct SamplerSettings {
     pub mixing: Mixing,
     /// Whether a batch holds rows of one set only (FlagEmbedding's `same_task_within_batch`).
     pub one_set_per_batch: bool,
-    /// Whether no text may be twice in a batch (sentence-transformers' `NO_DUPLICATES`).
+    /// Whether no text may be twice in a batch (sentence-transformers' `NO_DUPLICATES`). There are as many batches as without
+    /// it; where texts repeat, some have fewer rows.
     pub no_duplicates: bool,
     /// Whether a last batch that is not full is left out.
     pub drop_last: bool,
-    /// Whether a last batch of one row is left out: without hard negatives it has nothing to be told apart from.
+    /// Whether a last batch of one row is left out: right where a row may come without hard negatives, for it then has nothing
+    /// to be told apart from.
     pub skip_lone: bool,
 }
 
@@ -140,7 +142,7 @@ impl Sampler {
     /// Plans epochs of these sets. Nothing but their sizes need be known.
     ///
     /// # Errors
-    /// Where a set is empty, a number is out of range, or an epoch would be without end.
+    /// Where a set is empty or fills no batch, a number is out of range, or an epoch would be without end.
     pub fn new(sets: &[SetSize], settings: SamplerSettings, seed: u64) -> Result<Self, TrainError> {
         let fault = |message: String| Err(TrainError::Data(message));
         if settings.batch == 0 {
@@ -174,10 +176,14 @@ impl Sampler {
         } else {
             settings.batches(rows)
         };
+        if batches == 0 {
+            let batch = settings.batch;
+            return fault(format!("{rows} rows fill no batch of {batch}: lower the batch size, or turn drop_last off"));
+        }
         Ok(Self { settings, seed, shares, batches })
     }
 
-    /// Batches of every epoch.
+    /// Batches of every epoch; at least one.
     pub fn batches_per_epoch(&self) -> usize {
         self.batches
     }
@@ -293,7 +299,7 @@ impl Sampler {
 /// What each set gives to an epoch, and the rows of an epoch where sets are mixed in a batch.
 ///
 /// # Errors
-/// Where an epoch would be without end.
+/// Where a set fills no batch of its own, or an epoch would be without end.
 fn shares(sets: &[SetSize], settings: &SamplerSettings) -> Result<(Vec<Share>, usize), TrainError> {
     let endless = |rows: f64| {
         let message = format!(
@@ -311,15 +317,19 @@ fn shares(sets: &[SetSize], settings: &SamplerSettings) -> Result<(Vec<Share>, u
     let passes: Vec<usize> = sets.iter().map(|set| used(set) as usize).collect();
     let unit = |rows: usize| if settings.one_set_per_batch { settings.batches(rows) } else { rows };
     let units: Vec<usize> = passes.iter().map(|rows| unit(*rows)).collect();
+    if let Some(set) = units.iter().position(|units| *units == 0) {
+        let (number, rows, batch) = (set + 1, passes[set], settings.batch);
+        return Err(TrainError::Data(format!(
+            "training set {number} gives {rows} rows, less than a batch of {batch}, and drop_last leaves it out: lower the batch \
+             size, mix sets in a batch, or turn drop_last off"
+        )));
+    }
     let longest = units.iter().copied().max().unwrap_or(0);
     let shortest = units.iter().copied().min().unwrap_or(0);
     let given = match settings.mixing {
         Mixing::Proportional => units.clone(),
         Mixing::RoundRobin(Stop::FirstExhausted) => vec![shortest; sets.len()],
-        Mixing::RoundRobin(Stop::AllExhausted) => {
-            // A set that cannot fill a batch has no turn to take.
-            if shortest == 0 { vec![0; sets.len()] } else { vec![longest; sets.len()] }
-        }
+        Mixing::RoundRobin(Stop::AllExhausted) => vec![longest; sets.len()],
         Mixing::Weighted { alpha, stop } => {
             // By the largest weight, so that no power overflows.
             let most = sets.iter().map(|set| set.weight).fold(0.0, f64::max);
@@ -329,7 +339,6 @@ fn shares(sets: &[SetSize], settings: &SamplerSettings) -> Result<(Vec<Share>, u
             let ends = units.iter().zip(&shares).map(|(units, share)| *units as f64 / share);
             let end = match stop {
                 Stop::FirstExhausted => ends.fold(f64::INFINITY, f64::min),
-                Stop::AllExhausted if shortest == 0 => 0.0,
                 Stop::AllExhausted => ends.fold(0.0, f64::max),
             };
             let rows = if settings.one_set_per_batch { end * settings.batch as f64 } else { end };

@@ -60,7 +60,7 @@ fn the_last_batch_is_whole_part_or_left_out() {
         (18, true, true, 4),
         (16, true, true, 4),
         (1, true, false, 1), // all there is
-        (3, true, true, 0),
+        (4, true, true, 1),
     ] {
         let settings = SamplerSettings { skip_lone, drop_last, ..SamplerSettings::new(4) };
         let sampler = sampler(&[(rows, 1.0)], settings);
@@ -294,6 +294,12 @@ fn unusable_settings_are_told() {
         (&[(4, f64::NAN)], usual, "weight NaN"),
         (&[(4, 1e300)], usual, "an epoch would have"),
         (&[(4, 1.0)], SamplerSettings { batch: 0, ..usual }, "a batch needs"),
+        (&[(7, 1.0)], SamplerSettings { drop_last: true, ..usual }, "7 rows fill no batch of 8"),
+        (
+            &[(9, 1.0), (14, 0.5)],
+            SamplerSettings { drop_last: true, one_set_per_batch: true, ..usual },
+            "training set 2 gives 7 rows, less than a batch of 8",
+        ),
         (&[(4, 1.0), (4, 1e-12)], weighted(Stop::AllExhausted), "stop: first_exhausted"),
         (
             &[(4, 1.0), (4, 1.0)],
