@@ -315,6 +315,18 @@ fn a_text_that_is_an_answer_is_never_a_negative() {
             assert_eq!(report.without, usize::from(!with_pool));
         }
     }
+    // Numbers without a bound ask for all that there is.
+    let set = MiningSet::new(&origin(&rows, Some(&pool), Rule::SentenceTransformers)).unwrap();
+    let embeddings = random_embeddings(&set, 4);
+    let settings = Settings {
+        num_negatives: usize::MAX,
+        top_up: true,
+        range_max: Some(usize::MAX),
+        ..Settings::new(Rule::SentenceTransformers)
+    };
+    let (mined, report) = all(&set, &embeddings, &settings);
+    assert_eq!(mined.iter().map(|one| one.negatives.len()).collect::<Vec<_>>(), [1, 4, 4]);
+    assert!(report.as_table().contains("missing"));
     // A negative that is not kept may be mined again.
     let set = MiningSet::new(&Origin {
         keep_negatives: false,

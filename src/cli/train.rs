@@ -94,6 +94,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let path = output.join(SUMMARY);
     crate::data::atomic::write(&path, format!("{summary:#}\n").as_bytes())
         .map_err(|e| anyhow::anyhow!("{}: cannot be written: {e}", path.display()))?;
+    crate::report::write_curves(&[training.curve(&result)], &output)?;
     print(&match args.format {
         Format::Json => serde_json::to_string(&summary)?,
         _ => words(&result, &folder),

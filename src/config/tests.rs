@@ -86,7 +86,7 @@ fn each_fault_is_told_with_its_place() {
         ("lss:\n  temperature: 1", "c.yaml:4: unknown key `lss`; did you mean `loss`?"),
         (
             "objective: symetric",
-            "c.yaml:4: objective = symetric: must be one of symmetric, asymmetric; did you mean `symmetric`?",
+            "c.yaml:4: objective = symetric: must be one of symmetric, asymmetric, tsdae; did you mean `symmetric`?",
         ),
         (
             "objective: tsdae\nloss: {temperature: 1}",
@@ -212,7 +212,7 @@ fn what_every_config_needs() {
         ("name: x\nbase: a/b\ndata: {train: [{weight: 1}]}", "c.yaml:3: data.train.path: is missing"),
         (
             "name: x\nbase: a/b\ndata: {train: t}\ntrain: {eval_every: 5}",
-            "c.yaml:4: train.eval_every: needs dev rows: give data.dev",
+            "c.yaml:4: train.eval_every: needs something to evaluate: give data.dev, or train.eval_tasks",
         ),
         ("- a", "c.yaml:1: must be a mapping of settings"),
     ] {

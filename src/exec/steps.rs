@@ -105,14 +105,8 @@ impl Engine<'_> {
             progress: &progress,
         };
         let (output, _) = training.run()?;
-        let numbered = |values: &[f64]| values.iter().enumerate().map(|(i, v)| (i + 1, *v)).collect();
         let log = TrainLog {
-            curve: TrainingCurve {
-                trial: plan.trial.label.clone(),
-                train_loss: numbered(&output.losses),
-                dev_loss: output.dev.iter().filter_map(|p| Some((p.step, p.loss?))).collect(),
-                dev_score: output.dev.iter().filter_map(|p| Some((p.step, p.mrr?))).collect(),
-            },
+            curve: training.curve(&output),
             tokens: output.tokens,
             truncated: output.truncated,
             result: Some(output.result),

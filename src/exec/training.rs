@@ -11,6 +11,7 @@ use crate::config::schema::{LossKind, Objective};
 use crate::model::{Embedder, ModelFiles};
 use crate::plan::PlanError;
 use crate::plan::sets::TrainingSets;
+use crate::store::record::TrainingCurve;
 use crate::train::TrainError;
 use crate::train::run::{self, Output, Run};
 
@@ -75,6 +76,16 @@ impl Training<'_> {
             stop_after: None,
         };
         run::run(&run).map_err(|source| self.failed(source))
+    }
+
+    /// What the run logged, for plots.
+    pub fn curve(&self, output: &Output) -> TrainingCurve {
+        TrainingCurve {
+            trial: self.label.to_string(),
+            train_loss: output.losses.iter().enumerate().map(|(i, v)| (i + 1, *v)).collect(),
+            dev_loss: output.dev.iter().filter_map(|p| Some((p.step, p.loss?))).collect(),
+            dev_score: output.dev.iter().filter_map(|p| Some((p.step, p.mrr?))).collect(),
+        }
     }
 
     fn failed(&self, source: TrainError) -> ExecError {

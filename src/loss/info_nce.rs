@@ -115,23 +115,6 @@ impl InfoNce {
     }
 }
 
-/// InfoNCE in one direction; see [`InfoNce::loss`].
-///
-/// # Errors
-/// As [`InfoNce::loss`].
-pub fn one_direction(queries: &Tensor, documents: &Tensor, masks: &Masks, temperature: f64) -> Result<Tensor> {
-    InfoNce::with_temperature(temperature).loss(queries, documents, None, masks)
-}
-
-/// The mean of [`one_direction`] and of the loss the other way: each positive `i` against all queries.
-///
-/// # Errors
-/// As [`InfoNce::loss`].
-pub fn both_directions(queries: &Tensor, documents: &Tensor, masks: &Masks, temperature: f64) -> Result<Tensor> {
-    let settings = InfoNce { both_directions: true, ..InfoNce::with_temperature(temperature) };
-    settings.loss(queries, documents, None, masks)
-}
-
 /// Row i's target is class i.
 pub(super) fn diagonal(n: usize) -> Arc<Vec<u32>> {
     Arc::new((0..n as u32).collect())
@@ -172,6 +155,10 @@ fn smoothing_weights(n: usize, m: usize, masked: &[bool], epsilon: f64) -> Vec<f
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn one_direction(queries: &Tensor, documents: &Tensor, masks: &Masks, temperature: f64) -> Result<Tensor> {
+        InfoNce::with_temperature(temperature).loss(queries, documents, None, masks)
+    }
     use candle_core::Device;
 
     const Q: [f32; 6] = [1.0, 0.2, -0.5, 0.8, 0.3, 0.9];

@@ -61,7 +61,7 @@ pub struct Mined {
     pub refused: [usize; 5],
 }
 
-/// `positive − |positive|·share`: the same distance below a positive of either sign (sentence-transformers, since 5.4).
+/// `positive − |positive|·share`: the same distance below a positive of either sign (sentence-transformers #3819).
 fn below(positive: f64, share: f64) -> f64 {
     positive - positive.abs() * share
 }

@@ -79,6 +79,8 @@ impl Embeddings {
         let mut flush = |numbers: &mut Vec<u32>, right: &mut Vec<f64>| {
             let mut scores = vec![0.0; numbers.len()];
             inner_products(&left, right, dim, &mut scores);
+            // The length of a row is 1 to within `f32`.
+            let scores = scores.into_iter().map(|score: f64| score.clamp(-1.0, 1.0));
             out.extend(numbers.drain(..).zip(scores).map(|(document, score)| Found { document, score }));
             right.clear();
         };

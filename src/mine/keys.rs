@@ -19,20 +19,29 @@ pub struct OtherKeys {
     columns: Vec<(String, Vec<Cell>)>,
     /// Whether the rows had scores of positives or negatives, which do not fit what is mined.
     pub had_scores: bool,
+    /// Columns of a type that is not read.
+    pub unread: Vec<String>,
 }
 
 impl OtherKeys {
     /// Reads them, of at most `limit` rows.
     ///
     /// # Errors
-    /// Those of [`Table::head`], or a column that cannot be read.
+    /// Those of [`Table::head`].
     pub fn read(path: &Path, limit: Option<usize>) -> Result<Self, DataError> {
         let table = Table::head(path, limit)?;
-        let names = table.columns();
-        let had_scores = names.iter().any(|name| name == "pos_scores" || name == "neg_scores");
-        let others = names.into_iter().filter(|name| !is_own(name));
-        let columns = others.map(|name| Ok((name.clone(), table.cells(&name)?))).collect::<Result<_, DataError>>()?;
-        Ok(Self { columns, had_scores })
+        let mut keys = Self::default();
+        for name in table.columns() {
+            keys.had_scores |= name == "pos_scores" || name == "neg_scores";
+            if is_own(&name) {
+                continue;
+            }
+            match table.cells(&name) {
+                Ok(cells) => keys.columns.push((name, cells)),
+                Err(_) => keys.unread.push(name),
+            }
+        }
+        Ok(keys)
     }
 
     /// Those of a row; a key without a value is left out.

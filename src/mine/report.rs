@@ -235,6 +235,7 @@ impl Report {
     /// The totals as aligned text, with advice where candidates look like answers or negatives are missing.
     pub fn as_table(&self) -> String {
         let queries = self.queries.len();
+        let wanted = queries.saturating_mul(self.wanted);
         let share = |part: usize, all: usize| 100.0 * part as f64 / all.max(1) as f64;
         let mut out = String::new();
         let mut line = |name: &str, candidates: usize, of: usize, queries_with: usize| {
@@ -251,12 +252,11 @@ impl Report {
         if let Some(tally) = self.above_margin {
             line("  above positive less margin", tally.candidates, self.in_range, tally.queries);
         }
-        line("negatives", self.negatives, queries * self.wanted, queries - self.without);
+        line("negatives", self.negatives, wanted, queries - self.without);
         if self.topped_up.candidates > 0 {
             line("  random ones that fill up", self.topped_up.candidates, self.negatives, self.topped_up.queries);
         }
-        let missing = queries.saturating_mul(self.wanted).saturating_sub(self.negatives);
-        line("  missing", missing, queries * self.wanted, self.short);
+        line("  missing", wanted.saturating_sub(self.negatives), wanted, self.short);
         out.push_str(&self.distribution());
         for (name, count) in self.refused.iter().filter(|(_, count)| *count > 0) {
             out.push_str(&format!("{count} candidates were refused by {name}\n"));

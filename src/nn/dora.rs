@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::gemm::{Operand, multiply};
 use super::kernel::parallel;
-use super::kernel::simd::{multiversion, sum_by};
+use super::kernel::simd::{dot, multiversion};
 use super::linear::LowRank;
 use super::quantized::Weight;
 use super::storage::{output, unset, values, with_values};
@@ -54,7 +54,8 @@ multiversion! {
     fn lengths<A>(rows: &[f32], out: &mut [f32]) {
         let width = rows.len() / out.len().max(1);
         for (r, length) in out.iter_mut().enumerate() {
-            *length = sum_by(&rows[r * width..(r + 1) * width], |v| v * v).sqrt().max(f32::MIN_POSITIVE);
+            let row = &rows[r * width..(r + 1) * width];
+            *length = dot::<A>(row, row).sqrt().max(f32::MIN_POSITIVE);
         }
     }
 }

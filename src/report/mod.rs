@@ -8,7 +8,7 @@ mod statistics;
 
 use std::path::{Path, PathBuf};
 
-use crate::store::record::RunRecord;
+use crate::store::record::{RunRecord, TrainingCurve};
 
 /// A report that cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,18 @@ pub fn write(run: &RunRecord, folder: &Path) -> Result<(), ReportError> {
         save(&folder.join("tables").join(name), content.as_bytes())?;
     }
     save(&folder.join("README.md"), markdown::page(run, &statistics, &plots).as_bytes())
+}
+
+/// Writes the plots of training runs, `losses` and `dev-score`, into `folder`.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_curves(curves: &[TrainingCurve], folder: &Path) -> Result<(), ReportError> {
+    for plot in plot::draw_curves(curves)? {
+        save(&folder.join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;
+        save(&folder.join(format!("{}.png", plot.name)), &plot.png)?;
+    }
+    Ok(())
 }
 
 fn save(path: &Path, content: &[u8]) -> Result<(), ReportError> {

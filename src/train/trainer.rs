@@ -66,6 +66,10 @@ pub struct Trainer<'a> {
     stopped: bool,
     out: Output,
     last_state: Instant,
+    /// What must not move.
+    frozen: Frozen,
+    /// What must.
+    effect: Effect,
 }
 
 /// Builds the model to train: an adapter on frozen weights, or the weights themselves.
@@ -177,7 +181,13 @@ impl<'a> Trainer<'a> {
             None => sampler(run)?.batches_per_epoch(),
         };
         let steps = steps_of(batches, settings.accumulate, settings.epochs, settings.max_steps);
+        // Of the model before any training, that of a run that is taken up, too.
+        let probe: Vec<(usize, usize)> = (0..run.train[0].rows.len().min(8)).map(|row| (0, row)).collect();
+        let probe = Batches::new(run.train, sampler(run)?, &preparation).examples(&probe, u64::MAX)?;
+        let texts: Vec<_> = probe.iter().map(|e| &e.query).collect();
         let mut trainer = Self {
+            frozen: Frozen::of(&embedder)?,
+            effect: Effect::of(&evaluator, pack(&texts))?,
             goal,
             needs,
             guide,
@@ -297,11 +307,6 @@ impl<'a> Trainer<'a> {
         let preparation = self.preparation.clone();
         let batches = Batches::new(run.train, sampler(run)?, &preparation);
         let dev = Batches::new(run.dev, sampler(run)?, &preparation);
-        let frozen = Frozen::of(&self.embedder)?;
-        let first: Vec<(usize, usize)> = (0..run.train[0].rows.len().min(8)).map(|row| (0, row)).collect();
-        let examples = Batches::new(run.train, sampler(run)?, &preparation).examples(&first, u64::MAX)?;
-        let texts: Vec<_> = examples.iter().map(|e| &e.query).collect();
-        let effect = Effect::of(&self.evaluator, pack(&texts))?;
         let fresh = self.out.resumed.is_none();
         if fresh && run.settings.eval_every.is_some() {
             self.evaluate(&dev, 0)?;
@@ -329,7 +334,7 @@ impl<'a> Trainer<'a> {
             self.out.steps = self.optimizer.steps();
             return Ok((self.out, self.embedder));
         }
-        self.finish(&frozen, &effect)
+        self.finish()
     }
 
     fn steps(
@@ -570,11 +575,11 @@ impl<'a> Trainer<'a> {
     }
 
     /// The checks at the end, and what the run says of itself.
-    fn finish(mut self, frozen: &Frozen, effect: &Effect) -> Result<(Output, Embedder), TrainError> {
-        frozen.check(&self.embedder)?;
+    fn finish(mut self) -> Result<(Output, Embedder), TrainError> {
+        self.frozen.check(&self.embedder)?;
         let step = self.optimizer.steps();
         self.out.steps = step;
-        self.out.warnings.extend(effect.check(&self.evaluator)?);
+        self.out.warnings.extend(self.effect.check(&self.evaluator)?);
         let cut = guard::on_truncation(self.out.truncated, self.run.settings.max_length);
         if let Some(warning) = &cut {
             tracing::warn!("{}", warning.0);

@@ -144,6 +144,9 @@ fn read(args: &Args, layout: Layout) -> anyhow::Result<Read> {
             "{input}: pos_scores and neg_scores are of other negatives and left out; --scores writes new ones"
         );
     }
+    if !keys.unread.is_empty() {
+        tracing::warn!("{input}: left out, being of types that are not read: {}", keys.unread.join(", "));
+    }
     let pool = args.candidate_pool.as_deref().map(|path| Table::read(path)?.texts("text")).transpose()?;
     Ok(Read { rows, keys, pool })
 }

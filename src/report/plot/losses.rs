@@ -4,7 +4,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use super::{Chart, FAINT, INK, color, fail, legend, padded, short, text};
-use crate::store::record::RunRecord;
+use crate::store::record::TrainingCurve;
 
 struct Line {
     label: String,
@@ -24,9 +24,8 @@ pub struct Curves {
 
 impl Curves {
     /// Training loss, smoothed, and dev loss.
-    pub fn losses(run: &RunRecord) -> Option<Self> {
-        let lines = run
-            .curves
+    pub fn losses(curves: &[TrainingCurve]) -> Option<Self> {
+        let lines = curves
             .iter()
             .map(|c| Line { label: c.trial.clone(), train: smooth(&c.train_loss), dev: pairs(&c.dev_loss) })
             .collect();
@@ -34,12 +33,11 @@ impl Curves {
     }
 
     /// Mean reciprocal rank on dev.
-    pub fn dev_score(run: &RunRecord) -> Option<Self> {
-        if run.curves.iter().all(|c| c.dev_score.len() < 2) {
+    pub fn dev_score(curves: &[TrainingCurve]) -> Option<Self> {
+        if curves.iter().all(|c| c.dev_score.len() < 2) {
             return None;
         }
-        let lines = run
-            .curves
+        let lines = curves
             .iter()
             .map(|c| Line { label: c.trial.clone(), train: pairs(&c.dev_score), dev: pairs(&c.dev_score) })
             .collect();

@@ -13,7 +13,7 @@ use plotters::style::{FontStyle, register_font};
 
 use super::ReportError;
 use super::statistics::Statistics;
-use crate::store::record::RunRecord;
+use crate::store::record::{RunRecord, TrainingCurve};
 
 /// A finished plot.
 pub struct Plot {
@@ -153,11 +153,12 @@ pub fn draw_all(run: &RunRecord, statistics: &Statistics) -> Result<Vec<Plot>, R
     for chart in effects::Effect::all(run, statistics) {
         plots.push(render(&chart)?);
     }
-    if let Some(chart) = losses::Curves::losses(run) {
-        plots.push(render(&chart)?);
-    }
-    if let Some(chart) = losses::Curves::dev_score(run) {
-        plots.push(render(&chart)?);
-    }
+    plots.extend(draw_curves(&run.curves)?);
     Ok(plots)
+}
+
+/// Training and dev loss, and the dev score, of training runs.
+pub fn draw_curves(curves: &[TrainingCurve]) -> Result<Vec<Plot>, ReportError> {
+    let charts = [losses::Curves::losses(curves), losses::Curves::dev_score(curves)];
+    charts.iter().flatten().map(render).collect()
 }
