@@ -264,7 +264,8 @@ fn margins_and_bounds_hold_for_every_negative() {
     let set = MiningSet::new(&origin(&rows, None, Rule::SentenceTransformers)).unwrap();
     let embeddings = near_embeddings(&set, &rows, 12);
     let base = Settings { num_negatives: 5, sampling: Sampling::Random, ..Settings::new(Rule::SentenceTransformers) };
-    let cases: [(Settings, fn(f64, f64) -> bool); 5] = [
+    type Holds = fn(f64, f64) -> bool;
+    let cases: [(Settings, Holds); 5] = [
         (Settings { semi_hard: true, ..base.clone() }, |p, n| n < p),
         (Settings { absolute_margin: Some(0.2), ..base.clone() }, |p, n| n + 0.2 <= p),
         (Settings { relative_margin: Some(0.2), ..base.clone() }, |p, n| n <= p - 0.2 * p.abs()),

@@ -10,7 +10,7 @@ use crate::config::Document;
 use crate::config::schema::Base;
 use crate::data::size;
 use crate::exec::Engine;
-use crate::plan::{Plan, PlanError};
+use crate::plan::{Plan, PlanError, tasks_identity};
 use crate::store::folder::RunFolder;
 
 /// Arguments of `sweep`.
@@ -68,6 +68,12 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         bail!(Misuse(format!("{}: score.tasks: is missing: name at least one task", args.config.display())));
     }
     let tasks = inputs::tasks(&config.score.tasks, args.config.parent())?;
+    for trial in &mut trials {
+        if !trial.config.train.eval_tasks.is_empty() {
+            let specs = inputs::tasks(&trial.config.train.eval_tasks, args.config.parent())?;
+            trial.config.train.eval_print = Some(tasks_identity(&specs, &trial.config.score)?);
+        }
+    }
     let plan = Plan::new(config, axes, trials, tasks).map_err(|e| match e {
         PlanError::Config(message) => anyhow::Error::from(Misuse(message)),
         other => other.into(),

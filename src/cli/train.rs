@@ -12,7 +12,7 @@ use crate::exec::settings;
 use crate::exec::training::Training;
 use crate::model::{ModelFiles, prompts};
 use crate::plan::sets::TrainingSets;
-use crate::plan::{folder_fingerprint, step_id, training_identity};
+use crate::plan::{folder_fingerprint, step_id, tasks_identity, training_identity};
 use crate::task::protocol::Protocol;
 use crate::train::checkpoint;
 use crate::train::run::Output;
@@ -38,10 +38,15 @@ pub struct Args {
 
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let document = Document::load(&args.config, &args.sets)?;
-    if document.trials()?.len() != 1 {
+    let mut trials = document.trials()?;
+    let (Some(trial), true) = (trials.pop(), trials.is_empty()) else {
         anyhow::bail!(Misuse(format!("{}: spans several trials: use `embeval sweep`", args.config.display())));
+    };
+    let mut config = trial.config;
+    if !config.train.eval_tasks.is_empty() {
+        let specs = inputs::tasks(&config.train.eval_tasks, args.config.parent())?;
+        config.train.eval_print = Some(tasks_identity(&specs, &config.score)?);
     }
-    let config = document.check()?;
     let device = inputs::device(&config.run.device)?;
     let sets = TrainingSets::default();
     let mut id = None;
@@ -60,6 +65,9 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     };
     let fingerprint = training_identity(&config, print_of_base)?;
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&config.name));
+    let tasks = dev_tasks(&config, args.config.parent(), id.as_deref(), quiet)?;
+    // What cannot be read is told before anything is removed.
+    sets.sources(&config, &settings::own_prompts(&config, &base))?;
     if args.restart {
         checkpoint::clear(&output)?;
     } else if let Some(found) = finished(&output, &fingerprint)? {
@@ -69,7 +77,6 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
             _ => format!("{} steps, done before\n{}", found["steps"], found["output"].as_str().unwrap_or_default()),
         });
     }
-    let tasks = dev_tasks(&config, args.config.parent(), id.as_deref(), quiet)?;
     let bar = observer::bar(0, quiet);
     let training = Training {
         config: &config,

@@ -148,12 +148,34 @@ const LOSSES: [&str; 11] = [
     "arcface",
 ];
 
+/// All settings of losses.
+const LOSS_SETTINGS: [&str; 18] = [
+    "name",
+    "temperature",
+    "hard_negatives",
+    "group_size",
+    "memory",
+    "matryoshka",
+    "learn_temperature",
+    "label_smoothing",
+    "false_negatives",
+    "guide",
+    "teacher_temperature",
+    "margin",
+    "distance",
+    "scale",
+    "mining",
+    "margin_warmup",
+    "easing",
+    "adaptive_margin",
+];
+
 pub(super) fn read_loss(r: &Reader<'_>, objective: Objective, folder: &Path) -> Loss {
     let l = r.section("loss");
     let names: Vec<(&str, &str)> = LOSSES.iter().map(|name| (*name, *name)).collect();
     let name = l.choice("name", &names).unwrap_or("info_nce");
     if objective == Objective::Tsdae {
-        for key in ["name", "temperature", "hard_negatives", "group_size", "memory", "matryoshka"] {
+        for key in LOSS_SETTINGS {
             if l.node(key).is_some_and(|n| n.value != Value::Null) {
                 l.fault(
                     key,
@@ -202,8 +224,10 @@ pub(super) fn read_loss(r: &Reader<'_>, objective: Objective, folder: &Path) -> 
     if loss.memory.is_some() && !matches!(loss.kind, LossKind::InfoNce { .. }) {
         l.fault("memory", format!("holds negatives for info_nce; {name} has no use for them"));
     }
-    if matches!(loss.kind, LossKind::Triplet { .. }) && loss.hard_negatives == 0 && group_size.is_none() {
-        l.fault("hard_negatives", "triplet needs at least one negative a row");
+    let needs_negatives =
+        matches!(loss.kind, LossKind::Triplet { .. } | LossKind::Distillation { .. } | LossKind::MarginMse);
+    if needs_negatives && loss.hard_negatives == 0 && group_size.is_none() {
+        l.fault("hard_negatives", format!("{name} needs at least one negative a row"));
     }
     l.finish();
     loss
@@ -583,6 +607,7 @@ pub(super) fn read_train(r: &Reader<'_>, folder: &Path) -> Train {
         grad_cache: t.whole("grad_cache", 1.., "from 1 (texts of a chunk)"),
         checkpointing: t.flag("checkpointing").unwrap_or(false),
         eval_tasks: eval_tasks.into_iter().map(beside).collect(),
+        eval_print: None,
         metric: read_metric(&t),
         patience: t.whole("patience", 1.., "from 1 (evaluations)"),
         min_delta: t.number("min_delta", "from 0", |v| v >= 0.0).unwrap_or(0.0),
@@ -658,7 +683,7 @@ pub(super) fn cross_check(config: &Config, root: &Node, faults: &Faults) {
                 "caches a loss over embeddings; objective tsdae has a loss over tokens: leave it out",
             );
         }
-        if data.prompts != (None, None) {
+        if data.prompts != (None, None) || data.train.iter().chain(&data.dev).any(|set| set.prompts != (None, None)) {
             fault("data.prompts", "objective tsdae reads plain texts without prompts");
         }
     }
@@ -674,6 +699,24 @@ pub(super) fn cross_check(config: &Config, root: &Node, faults: &Faults) {
     if train.checkpointing && train.grad_cache.is_some_and(|c| c < 8) {
         fault("train.checkpointing", "with so small a train.grad_cache saves nothing: leave one of them out");
     }
+    if loss.kind == LossKind::Simcse
+        && train.eval_tasks.is_empty()
+        && (train.metric.is_some() || train.patience.is_some())
+    {
+        fault(
+            "train.metric",
+            "simcse's loss says nothing without dropout, as dev rows are evaluated: give train.eval_tasks",
+        );
+    }
+    if loss.memory.is_some() && data.one_set_per_batch {
+        fault(
+            "loss.memory",
+            "holds documents of other sets, which data.one_set_per_batch keeps apart: leave one of them out",
+        );
+    }
+    if train.min_delta > 0.0 && train.metric.is_none() && train.patience.is_none() {
+        fault("train.min_delta", "says what counts as better: give train.metric or train.patience");
+    }
     if let Some(memory) = &loss.memory
         && memory.size < train.batch
     {
@@ -683,6 +726,14 @@ pub(super) fn cross_check(config: &Config, root: &Node, faults: &Faults) {
 
 /// Whether the rows have queries with positives to rank.
 fn has_ranking(config: &Config) -> bool {
-    config.objective != Objective::Tsdae
-        && !matches!(config.loss.kind, LossKind::Simcse | LossKind::BatchHardTriplet { .. } | LossKind::Arcface { .. })
+    let none = matches!(
+        config.loss.kind,
+        LossKind::Simcse
+            | LossKind::BatchHardTriplet { .. }
+            | LossKind::Arcface { .. }
+            | LossKind::Cosent { .. }
+            | LossKind::Angle { .. }
+            | LossKind::CosineRegression
+    );
+    config.objective != Objective::Tsdae && !none
 }

@@ -269,7 +269,7 @@ pub enum LossKind {
         scale: f64,
         /// Margin in radians, at the start and from the end of its warm-up (default 0.3).
         margin: (f64, f64),
-        /// Optimizer steps in which the margin rises from the first to the second.
+        /// Batches in which the margin rises from the first to the second.
         margin_warmup: usize,
         /// Whether rare classes have wider margins.
         adaptive: bool,
@@ -480,6 +480,9 @@ pub struct Train {
     /// Tasks whose dev side is scored with every dev evaluation.
     #[serde(skip_serializing_if = "is_default")]
     pub eval_tasks: Vec<String>,
+    /// Identity of those tasks' files and limits, where they decide the result; set when they are found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_print: Option<String>,
     /// What the best checkpoint is best by, and stopping early looks at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,

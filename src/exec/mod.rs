@@ -135,6 +135,9 @@ impl<'a> Engine<'a> {
                 tracing::debug!(task = task.name, split = split.name(), rows = data.map(|d| d.rows()));
             }
         }
+        for trial in &self.plan.trials {
+            self.dev_tasks(&trial.trial.config)?;
+        }
         let mut ran = 0;
         let all = self.plan.steps.len();
         for (number, step) in self.plan.steps.iter().enumerate() {
@@ -152,6 +155,9 @@ impl<'a> Engine<'a> {
             self.run_step(step)?;
             let seconds = start.elapsed().as_secs_f64();
             self.folder.complete(&step.id, seconds)?;
+            if matches!(step.work, Work::Train { .. }) {
+                self.forget_states(step)?;
+            }
             self.observer.ends(number + 1, &step.title, Some(seconds));
             ran += 1;
         }

@@ -118,6 +118,7 @@ pub fn training(config: &Config, base: &ModelFiles, train: &[Source]) -> Setting
                 .groups
                 .iter()
                 .map(|g| Group { pattern: g.pattern.clone(), lr: g.lr, weight_decay: g.weight_decay })
+                .chain(learned(config))
                 .collect(),
             layer_decay: t.layer_decay,
             layers: base.architecture.layers(),
@@ -130,6 +131,18 @@ pub fn training(config: &Config, base: &ModelFiles, train: &[Source]) -> Setting
         keep: (t.keep_last, t.keep_bytes),
         state_every: t.state_every,
     }
+}
+
+/// Learning rate of what a loss learns beside the model: it starts from a guess, not from a trained value.
+const LEARNED: f64 = 1e-3;
+
+/// The group of what the loss learns, after the config's own groups.
+fn learned(config: &Config) -> Option<Group> {
+    let learns =
+        matches!(config.loss.kind, LossKind::Arcface { .. } | LossKind::InfoNce { learn_temperature: true, .. })
+            && config.objective != Objective::Tsdae;
+    let lr = (LEARNED / config.train.lr).max(1.0);
+    learns.then(|| Group { pattern: "loss.*".into(), lr, weight_decay: None })
 }
 
 /// What the best checkpoint is best by: what the config says, or where it stops early, what its evaluations give.

@@ -113,16 +113,20 @@ impl Engine<'_> {
             best: output.best.clone(),
             warnings: output.warnings.iter().map(|w| w.0.clone()).collect(),
         };
-        write_json(&folder.join("training.json"), &log)?;
-        // Complete: nothing will be taken up from here.
-        for (_, checkpoint) in &output.checkpoints {
-            checkpoint::forget_state(checkpoint).map_err(|e| ExecError::Other(e.to_string()))?;
+        Ok(write_json(&folder.join("training.json"), &log)?)
+    }
+
+    /// Removes the states of a step that is complete: nothing will be taken up from there.
+    pub(super) fn forget_states(&self, step: &Step) -> Result<(), ExecError> {
+        let other = |e: crate::train::TrainError| ExecError::Other(e.to_string());
+        for (_, folder) in checkpoint::checkpoints(&self.folder.step(&step.id)).map_err(other)? {
+            checkpoint::forget_state(&folder).map_err(other)?;
         }
         Ok(())
     }
 
     /// The tasks that a trial scores while it trains.
-    fn dev_tasks(&self, config: &crate::config::Config) -> Result<Option<DevTasks>, ExecError> {
+    pub(super) fn dev_tasks(&self, config: &crate::config::Config) -> Result<Option<DevTasks>, ExecError> {
         if config.train.eval_tasks.is_empty() {
             return Ok(None);
         }

@@ -219,21 +219,21 @@ impl Layer {
         let context = match self.joint.forward(x, &[&self.query, &self.key, &self.value])? {
             Some(qkv) => joint_attention(&qkv, bounds, heads)?,
             None => {
-                let q = self.query.forward(x, mode.seed(0))?;
-                let k = self.key.forward(x, mode.seed(1))?;
-                let v = self.value.forward(x, mode.seed(2))?;
+                let q = self.query.forward(x, mode.adapter_seed(0))?;
+                let k = self.key.forward(x, mode.adapter_seed(1))?;
+                let v = self.value.forward(x, mode.adapter_seed(2))?;
                 attention(&q, &k, &v, bounds, heads)?
             }
         };
         let dropout = pass.hidden(Place::AttentionOutput)?;
-        let context = self.attention_output.forward(&context, mode.seed(3))?;
+        let context = self.attention_output.forward(&context, mode.adapter_seed(3))?;
         self.attention_norm.forward_residual(&context, x, dropout.as_ref())
     }
 
     /// The feed-forward layers with their residual and LayerNorm.
     pub(super) fn feed_forward(&self, x: &Tensor, pass: &Pass) -> candle_core::Result<Tensor> {
-        let inner = self.intermediate.forward_activated(x, self.activation, pass.mode.seed(4))?;
+        let inner = self.intermediate.forward_activated(x, self.activation, pass.mode.adapter_seed(4))?;
         let dropout = pass.hidden(Place::Output)?;
-        self.output_norm.forward_residual(&self.output.forward(&inner, pass.mode.seed(5))?, x, dropout.as_ref())
+        self.output_norm.forward_residual(&self.output.forward(&inner, pass.mode.adapter_seed(5))?, x, dropout.as_ref())
     }
 }

@@ -65,6 +65,11 @@ impl Mode {
         self.dropout.map(|s| s.wrapping_mul(31).wrapping_add(place).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
+    /// Of an adapter's dropout, whose masks go by the row of the packed batch: a part of a larger batch has others.
+    pub(super) fn adapter_seed(&self, place: u64) -> Option<u64> {
+        self.seed(place).map(|seed| seed ^ (self.first_sequence as u64).wrapping_mul(0xd6e8_feb8_6659_fd93))
+    }
+
     pub(super) fn first_sequence(&self) -> usize {
         self.first_sequence
     }
@@ -208,7 +213,7 @@ impl Embedder {
             x = match head {
                 Head::Normalize => l2_normalize(&x)?,
                 Head::Dense(linear, activation) => {
-                    linear.forward_activated(&x, *activation, mode.layer(1_000 + i).seed(0))?
+                    linear.forward_activated(&x, *activation, mode.layer(1_000 + i).adapter_seed(0))?
                 }
             };
         }

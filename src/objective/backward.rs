@@ -68,7 +68,7 @@ impl Step<'_> {
             (0..layout.texts.len()).step_by(chunk).map(|s| s..(s + chunk).min(layout.texts.len())).collect();
         let mut parts = Vec::with_capacity(ranges.len());
         for range in &ranges {
-            // The masks that the texts have in the whole batch.
+            // The model's masks are those that the texts have in the whole batch.
             let mode = self.mode.clone().from_sequence(range.start);
             parts.push(self.embedder.forward(&layout.packed(range.clone()), mode)?.detach());
         }

@@ -341,13 +341,15 @@ impl Criterion {
                     groups[row].push(n + i);
                 }
                 let teacher: Vec<Vec<f32>> = batch.iter().map(|e| e.teacher.clone()).collect();
-                let (temperature, similarity) = (self.temperature, Similarity::Cosine);
+                let temperature = self.temperature;
                 let groups = Groups { documents: &groups, teacher: &teacher };
                 match self.kind {
                     Kind::Distillation { teacher_temperature } => {
+                        let similarity = Similarity::Cosine;
                         KlDivergence { similarity, temperature, teacher_temperature }.loss(queries, documents, groups)
                     }
-                    _ => margin_mse(queries, documents, groups, similarity),
+                    // A teacher's margins have no bound, as cosines' have (Hofstätter et al. 2020).
+                    _ => margin_mse(queries, documents, groups, Similarity::Dot),
                 }
             }
             Kind::Triplet { margin, distance } => {

@@ -32,17 +32,24 @@ pub fn masks(batch: &[Example], documents: &[&Text], memory: Option<&Memory>) ->
     }
     for (b, other) in batch.iter().enumerate() {
         let same_query = rows(&by_query, other.query.identity);
-        let same_positive = other.positive.as_ref().map(|p| rows(&by_known, p.identity)).unwrap_or_default();
-        for a in same_query.into_iter().chain(same_positive).filter(|a| *a != b) {
+        for a in same_query.into_iter().filter(|a| *a != b) {
             towards_documents.push((a, b));
             towards_queries.push((a, b));
         }
+        // Query a matches document b, whichever of the two is the anchor.
+        let matching = other.positive.as_ref().map(|p| rows(&by_known, p.identity)).unwrap_or_default();
+        for a in matching.into_iter().filter(|a| *a != b) {
+            towards_documents.push((a, b));
+            towards_queries.push((b, a));
+        }
     }
     for (i, (query, document)) in remembered.iter().enumerate() {
-        for a in rows(&by_query, *query).into_iter().chain(rows(&by_known, *document)) {
-            towards_documents.push((a, documents.len() + i));
-            towards_queries.push((a, n + i));
-        }
+        let same_query = rows(&by_query, *query);
+        let matching = rows(&by_known, *document);
+        towards_documents.extend(same_query.iter().chain(&matching).map(|a| (*a, documents.len() + i)));
+        // A remembered query matches a row's document where it is the same query, or has the very document.
+        let drawn = |a: &usize| batch[*a].positive.as_ref().is_some_and(|p| p.identity == *document);
+        towards_queries.extend(same_query.iter().chain(matching.iter().filter(|a| drawn(a))).map(|a| (*a, n + i)));
     }
     for (row, example) in batch.iter().enumerate().filter(|(_, e)| e.alone) {
         let own = |d: usize| d == row || documents.get(d).is_some_and(|d| is_negative_of(example, d));
@@ -70,7 +77,7 @@ fn fill(places: &[(usize, usize)], rows: usize, width: usize) -> Arc<Vec<bool>> 
 #[cfg(test)]
 mod tests {
     use super::super::batch::Layout;
-    use super::super::batch::tests::{example, text};
+    use super::super::batch::tests::example;
     use super::*;
 
     fn places(mask: &[bool], width: usize) -> Vec<(usize, usize)> {
@@ -96,8 +103,8 @@ mod tests {
         batch[0].known = vec![10, 11, 13];
         let m = of(&batch, None);
         assert_eq!(places(&m.documents, 4), [(0, 1), (0, 3)]);
-        // Query 2 is as good an answer to document 0's row as its own.
-        assert_eq!(places(&m.queries, 3), [(0, 1)]);
+        // Query 0 is as good a match of document 1 as its own query.
+        assert_eq!(places(&m.queries, 3), [(1, 0)]);
     }
 
     #[test]
@@ -122,6 +129,5 @@ mod tests {
         batch[0].alone = true;
         let m = of(&batch, None);
         assert_eq!(places(&m.documents, 4), [(0, 1), (0, 3)]);
-        let _ = text(1);
     }
 }

@@ -162,6 +162,19 @@ fn named_tasks(config: &Config, tasks: &[TaskSpec]) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// Identity of the tasks that a training run is evaluated by: their files' content, limits and protocol.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn tasks_identity(tasks: &[TaskSpec], score: &crate::config::schema::Score) -> Result<String, PlanError> {
+    let mut builder = Builder::empty(String::new());
+    let mut all = Vec::new();
+    for task in tasks {
+        all.push(json!([builder.task(task)?, score.limit_of(&task.name)]));
+    }
+    Ok(step_id("eval", 1, &json!({"tasks": all, "protocol": score.protocol})))
+}
+
 /// Identity of the training run of a config whose base has this fingerprint: equal runs have equal ones.
 ///
 /// # Errors
@@ -426,7 +439,8 @@ impl Builder {
         if let LossKind::Gist { folder: Some(folder), .. } = &c.loss.kind {
             settings["guide"] = json!(folder_fingerprint(folder)?);
         }
-        Ok(step_id("train", 1, &settings))
+        // 2: positives that were not drawn are no negatives, and rows' own prompts and types count.
+        Ok(step_id("train", 2, &settings))
     }
 
     fn add_trials(&mut self, trials: &[TrialPlan]) -> Result<(), PlanError> {

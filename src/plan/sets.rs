@@ -52,6 +52,13 @@ impl TrainingSets {
             };
             let wanted = (source.rows.len() as f64 * share).round().max(1.0) as usize;
             let (rest, drawn) = source.rows.split(wanted, config.train.seed);
+            if drawn.is_empty() || rest.is_empty() {
+                return Err(DataError::content(
+                    &set.path,
+                    "data.dev.split: no dev rows can be drawn, as rows with the same query stay together: raise the share, or give \
+                     a dev file",
+                ));
+            }
             let (name, prompts) = (source.name.clone(), source.prompts.clone());
             dev.push(Source { name, rows: drawn, prompts, weight: 1.0 });
             train.push(Source { rows: rest, ..source });

@@ -51,7 +51,7 @@ pub fn write(run: &RunRecord, folder: &Path) -> Result<(), ReportError> {
 /// Writes the plots of training runs, `losses` and `dev-score`, into `folder`.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_curves(curves: &[TrainingCurve], folder: &Path) -> Result<(), ReportError> {
     for plot in plot::draw_curves(curves)? {
         save(&folder.join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;

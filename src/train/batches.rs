@@ -36,8 +36,10 @@ pub enum Draw {
 pub struct Preparation {
     /// Tokenizers of queries and documents, with their limits.
     pub tokenizers: (TextTokenizer, TextTokenizer),
-    /// A guide's tokenizer.
-    pub guide: Option<TextTokenizer>,
+    /// A guide's tokenizer, and its prompts of queries and documents.
+    pub guide: Option<(TextTokenizer, [String; 2])>,
+    /// Whether both sides are prepared alike, a row's own prompt included.
+    pub both_alike: bool,
     /// Whether pooling sees the prompt's tokens.
     pub include_prompt: bool,
     /// What the loss needs of a row.
@@ -91,7 +93,7 @@ pub fn check_form(source: &Source, needs: Needs, draw: Draw, loss: &str) -> Resu
     let fits = match (needs, form) {
         (Needs::Pairs, Form::Pairs { .. }) => true,
         (Needs::Triplets, Form::Pairs { negatives, .. }) => negatives.0 > 0,
-        (Needs::Teacher, Form::Pairs { teacher, .. }) => teacher,
+        (Needs::Teacher, Form::Pairs { teacher, negatives }) => teacher && negatives.0 > 0,
         (Needs::Scores, Form::Scored) | (Needs::Labels, Form::Labelled) => true,
         (Needs::Texts, Form::Texts | Form::Labelled) => true,
         _ => false,
@@ -102,7 +104,7 @@ pub fn check_form(source: &Source, needs: Needs, draw: Draw, loss: &str) -> Resu
     let needed = match needs {
         Needs::Pairs => "pairs (query and pos, or anchor and positive)",
         Needs::Triplets => "pairs whose every row has a negative (neg, or negative); `embeval mine` finds some",
-        Needs::Teacher => "a teacher's pos_scores and neg_scores beside pos and neg",
+        Needs::Teacher => "a teacher's pos_scores and neg_scores beside pos and neg, in every row",
         Needs::Scores => "two sentences with their similarity (sentence1, sentence2, score)",
         Needs::Labels => "texts with a label (text, label)",
         Needs::Texts => "plain texts (a text a line, or a column text)",
@@ -242,19 +244,22 @@ impl<'a> Batches<'a> {
         let mut jobs = Jobs::default();
         for d in &drawn {
             let prompts = &self.sources[d.source].prompts;
-            let query_prompt = d.row.prompt.as_deref().unwrap_or(&prompts.0);
+            // What TSDAE reads back is the text alone.
+            let own = d.row.prompt.as_deref().filter(|_| d.damaged.is_none());
+            let query_prompt = own.unwrap_or(&prompts.0);
+            let document_prompt = own.filter(|_| self.preparation.both_alike).unwrap_or(&prompts.1);
             match &d.damaged {
                 Some(damaged) => {
                     jobs.push(0, query_prompt, damaged);
-                    jobs.push(1, &prompts.1, &d.row.query);
+                    jobs.push(1, document_prompt, &d.row.query);
                 }
                 None => jobs.push(0, query_prompt, &d.row.query),
             }
             if let Some(i) = d.positive {
-                jobs.push(1, &prompts.1, &d.row.positives[i]);
+                jobs.push(1, document_prompt, &d.row.positives[i]);
             }
             for &i in &d.negatives {
-                jobs.push(1, &prompts.1, &d.row.negatives[i]);
+                jobs.push(1, document_prompt, &d.row.negatives[i]);
             }
         }
         let mut texts = self.run(jobs)?.into_iter();
@@ -294,7 +299,9 @@ impl<'a> Batches<'a> {
             let texts: Vec<&str> = places.iter().map(|(_, text)| *text).collect();
             let ids = tokenizer.encode(&texts, prompt)?;
             let guide = match &self.preparation.guide {
-                Some(guide) => guide.encode(&texts, "")?.into_iter().map(|ids| Some(Arc::new(ids))).collect(),
+                Some((guide, prompts)) => {
+                    guide.encode(&texts, &prompts[side])?.into_iter().map(|ids| Some(Arc::new(ids))).collect()
+                }
                 None => vec![None; texts.len()],
             };
             let prompt_tokens = self.prompt_tokens(tokenizer, prompt)?;

@@ -50,6 +50,9 @@ pub struct State {
     pub digest: String,
 }
 
+/// A state with its tensors.
+pub type Saved = (State, BTreeMap<String, Tensor>);
+
 /// Name of a checkpoint's folder.
 pub fn checkpoint_name(step: usize) -> String {
     format!("checkpoint-{step:06}")
@@ -160,7 +163,7 @@ pub fn remove(folder: &Path) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// Where the newest is of another run: its results would be overwritten.
-pub fn latest(output: &Path, fingerprint: &str) -> Result<Option<(State, BTreeMap<String, Tensor>)>, TrainError> {
+pub fn latest(output: &Path, fingerprint: &str) -> Result<Option<Saved>, TrainError> {
     let mut all = folders(output, "resume-")?;
     all.extend(checkpoints(output)?);
     all.sort();

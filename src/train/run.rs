@@ -113,6 +113,17 @@ pub struct DevPoint {
     pub tasks: BTreeMap<String, f64>,
 }
 
+impl DevPoint {
+    /// The number of this name: `loss`, `mrr`, or a task's.
+    pub fn value(&self, metric: &str) -> Option<f64> {
+        match metric {
+            "loss" => self.loss,
+            "mrr" => self.mrr,
+            task => self.tasks.get(task).copied(),
+        }
+    }
+}
+
 /// What a run leaves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {

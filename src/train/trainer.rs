@@ -21,13 +21,14 @@ use super::sampler::{Sampler, SetSize};
 use super::schedule::Schedule;
 use crate::adapter::{Adapter, glob, peft};
 use crate::model::decoder::Decoder;
+use crate::model::prompts::Side;
 use crate::model::{BuildOptions, Embedder, Mode};
 use crate::nn::checkpoint::GradientSink;
 use crate::nn::kernel::precision;
 use crate::objective::backward::{Passes, Step};
 use crate::objective::batch::pack;
 use crate::objective::criterion::Needs;
-use crate::objective::{Criterion, Direction, Example, State, tsdae};
+use crate::objective::{Criterion, Direction, Example, Kind, State, tsdae};
 
 /// Time between states where steps are long.
 const STATE_TIME: Duration = Duration::from_secs(600);
@@ -123,9 +124,16 @@ impl<'a> Trainer<'a> {
         for source in run.train.iter().chain(run.dev) {
             batches::check_form(source, needs, settings.draw, &settings.loss_name)?;
         }
+        check_combination(run)?;
         let classes = if needs == Needs::Labels { batches::classes(run.train)? } else { BTreeMap::new() };
         if needs == Needs::Labels && classes.len() < 2 {
             return Err(TrainError::Data(format!("{} needs at least two labels", settings.loss_name)));
+        }
+        if needs == Needs::Labels && !run.dev.is_empty() {
+            let known = batches::classes(run.dev)?.keys().any(|label| classes.contains_key(label));
+            if !known {
+                return Err(TrainError::Data("none of the dev rows has a label that the training rows have".into()));
+            }
         }
         let tokenizer = run.base.tokenizer();
         let guide = run
@@ -158,7 +166,14 @@ impl<'a> Trainer<'a> {
                 tokenizer.with_max_length(settings.max_length.0)?,
                 tokenizer.with_max_length(settings.max_length.1)?,
             ),
-            guide: run.guide.map(|files| files.tokenizer().clone()),
+            guide: run.guide.map(|files| {
+                let own = |side| files.layout.prompts.of_side(side).to_string();
+                (files.tokenizer().clone(), [own(Side::Query), own(Side::Document)])
+            }),
+            both_alike: match &settings.objective {
+                Objective::Embeddings(criterion) => criterion.direction == Direction::Symmetric,
+                Objective::Tsdae(_) => true,
+            },
             include_prompt: run.base.layout.include_prompt,
             needs,
             draw: settings.draw,
@@ -480,7 +495,9 @@ impl<'a> Trainer<'a> {
         let improved = match &self.run.settings.best {
             None => false,
             Some(rule) => match metrics.get(&rule.metric) {
-                Some(value) => self.best.see(step, *value, rule) && step > 0,
+                // The untrained model is told of, but is no checkpoint.
+                Some(_) if step == 0 => false,
+                Some(value) => self.best.see(step, *value, rule),
                 None => {
                     let known: Vec<&str> = metrics.keys().map(String::as_str).collect();
                     return Err(TrainError::Data(format!(
@@ -515,12 +532,16 @@ impl<'a> Trainer<'a> {
         checkpoint::forget(output, step)?;
         let settings = self.run.settings;
         let planned = checkpoint_steps(settings.save_every, self.steps);
-        let best = settings.best.as_ref().and_then(|_| self.best.at).map(|(step, _)| step);
+        let best = settings.best.as_ref().and(self.best.at).map(|(step, _)| step);
         let all = checkpoint::checkpoints(output)?;
         let mut gone: Vec<usize> = Vec::new();
         if settings.keep != (None, None) {
             let sizes: Vec<(usize, u64)> = all.iter().map(|(step, path)| (*step, checkpoint::size(path))).collect();
             gone = checkpoint::superfluous(&sizes, best, settings.keep.0, settings.keep.1);
+            let left: u64 = sizes.iter().filter(|(step, _)| !gone.contains(step)).map(|(_, size)| size).sum();
+            if let Some(bytes) = settings.keep.1.filter(|bytes| left > *bytes) {
+                tracing::warn!("train.keep.disk: the best and the last checkpoint alone take {left} bytes of {bytes}");
+            }
         } else {
             // A best that is the best no longer, and was not asked for otherwise.
             gone.extend(all.iter().map(|c| c.0).filter(|s| *s < step && Some(*s) != best && !planned.contains(s)));
@@ -585,15 +606,15 @@ impl<'a> Trainer<'a> {
             tracing::warn!("{}", warning.0);
         }
         self.out.warnings.extend(cut);
-        let rule = self.run.settings.best.as_ref();
         self.out.result = step;
-        if let (Some(rule), Some((best, value))) = (rule, self.best.at) {
+        if let (Some(rule), Some((best, value))) = (self.run.settings.best.as_ref(), self.best.at) {
             self.out.best = Some((rule.metric.clone(), value));
-            if best > 0 {
-                self.out.result = best;
-            } else {
+            self.out.result = best;
+            let before = self.out.dev.first().filter(|p| p.step == 0).and_then(|p| p.value(&rule.metric));
+            let worse = |before: f64| if rule.metric == "loss" { value >= before } else { value <= before };
+            if let Some(before) = before.filter(|before| worse(*before)) {
                 let message = format!(
-                    "no evaluation was better than the base's own ({} {value:.4}): the result is the last step",
+                    "no evaluation was better than the untrained model's ({} {before:.4}); the result is the best of them ({value:.4})",
                     rule.metric
                 );
                 tracing::warn!("{message}");
@@ -630,6 +651,52 @@ fn sampler(run: &Run<'_>) -> Result<Sampler, TrainError> {
     let sizes: Vec<SetSize> =
         run.train.iter().map(|source| SetSize { rows: source.rows.len(), weight: source.weight }).collect();
     Sampler::new(&sizes, run.settings.mix, run.settings.seed)
+}
+
+/// Refuses what cannot be seen from the settings alone.
+fn check_combination(run: &Run<'_>) -> Result<(), TrainError> {
+    let settings = run.settings;
+    let fail = |message: String| Err(TrainError::Data(message));
+    if settings.bf16 && !run.device.is_cpu() {
+        return fail("run.dtype: bf16 is of the CPU's products; on a GPU training is in f32: leave it out".into());
+    }
+    let unmatched = |pattern: &&String| !run.base.weights.keys().any(|name| glob(pattern.as_bytes(), name.as_bytes()));
+    if let (None, Some(pattern)) = (&settings.adapter, settings.freeze.iter().find(unmatched)) {
+        return fail(format!("train.freeze: `{pattern}` names no tensor of the model"));
+    }
+    let Objective::Embeddings(criterion) = &settings.objective else { return Ok(()) };
+    if criterion.direction == Direction::Symmetric
+        && let Some(source) = run.train.iter().chain(run.dev).find(|source| source.prompts.0 != source.prompts.1)
+    {
+        return fail(format!(
+            "{}: objective symmetric encodes both sides alike, but the prompts are `{}` and `{}`: make them equal, or use \
+             asymmetric",
+            source.name, source.prompts.0, source.prompts.1
+        ));
+    }
+    let dropout = settings.dropout.is_some_and(|d| d.hidden > 0.0 || d.attention > 0.0)
+        || settings.adapter.as_ref().is_some_and(|a| a.spec.dropout > 0.0);
+    if criterion.kind == Kind::SimCse && !dropout {
+        return fail(
+            "loss.name simcse lives on dropout, and this model's config has none: give train.dropout: 0.1".into(),
+        );
+    }
+    if criterion.kind == Kind::Regression {
+        for source in run.train.iter().chain(run.dev) {
+            for row in 0..source.rows.len() {
+                let score = source.rows.row(row)?.score.unwrap_or_default();
+                if !(-1.0..=1.0).contains(&score) {
+                    return fail(format!(
+                        "{}: row {}: score {score} is no cosine, which cosine_regression aims at: scale the scores to 0 to 1, or \
+                         use cosent",
+                        source.name,
+                        row + 1
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes the batches of the steps from `start` on, a few ahead of the loop.

