@@ -286,3 +286,63 @@ fn a_dry_run_lists_trials_and_steps_and_writes_nothing() {
     assert!(output.status.success() && out.contains("4 trials") && out.contains("searching for α"), "{out}");
     assert!(!run.exists());
 }
+
+/// A short run of `train` on the bundled data, a tiny model and a LoRA adapter.
+fn tiny_training(folder: &Path, steps: usize, output: &Path) -> Command {
+    let config = folder.join("train.yaml");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tasks/everyday");
+    let text = format!(
+        "name: tiny\nbase: {}\ndata: {{train: {}, dev: {}}}\nadapter: {{kind: lora, rank: 2, dropout: 0.1}}\n\
+         loss: {{memory: {{size: 64, warmup: 2}}}}\n\
+         train: {{max_steps: {steps}, batch: 16, lr: 1e-3, max_length: 32, eval_every: 20, state_every: 1, metric: mrr}}\n",
+        bert().display(),
+        data.join("pairs-train.jsonl").display(),
+        data.join("pairs-dev.jsonl").display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = command();
+    command.args(["-q", "train", config.to_str().unwrap(), "--format", "json", "--output", output.to_str().unwrap()]);
+    command
+}
+
+#[test]
+fn a_killed_training_run_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, broken) = (folder.path().join("a"), folder.path().join("b"));
+    let start = std::time::Instant::now();
+    let output = tiny_training(folder.path(), 60, &whole).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let full = start.elapsed();
+    for part in [35, 45] {
+        let mut child = tiny_training(folder.path(), 60, &broken).stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(full * part / 100);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let resumed = tiny_training(folder.path(), 60, &broken).output().unwrap();
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    let read = |output: &std::process::Output| serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap();
+    let (a, b) = (read(&output), read(&resumed));
+    for key in ["steps", "tokens", "losses", "dev", "best", "result_step"] {
+        assert_eq!(a[key], b[key], "{key}");
+    }
+    let adapter = |summary: &serde_json::Value| {
+        std::fs::read(Path::new(summary["output"].as_str().unwrap()).join("adapter_model.safetensors")).unwrap()
+    };
+    assert_eq!(adapter(&a), adapter(&b));
+    // The log tells each step once, and the result is the best of the evaluations.
+    let log = std::fs::read_to_string(broken.join("log.jsonl")).unwrap();
+    let steps = log.lines().filter(|line| line.contains("grad_norm")).count();
+    assert_eq!(steps, 60);
+    let mrr: Vec<f64> = a["dev"].as_array().unwrap().iter().skip(1).filter_map(|p| p["mrr"].as_f64()).collect();
+    assert_eq!(a["best"][1].as_f64().unwrap(), mrr.iter().copied().fold(0.0, f64::max));
+    // Run once more it is known to be done; with other settings it is refused, and with --restart begun anew.
+    let again = tiny_training(folder.path(), 60, &broken).output().unwrap();
+    assert_eq!(read(&again)["losses"], b["losses"]);
+    let other = tiny_training(folder.path(), 10, &broken).output().unwrap();
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("--restart"), "{}", String::from_utf8_lossy(&other.stderr));
+    assert_eq!(adapter(&a), adapter(&b));
+    let anew = tiny_training(folder.path(), 10, &broken).arg("--restart").output().unwrap();
+    assert_eq!(read(&anew)["steps"], 10);
+}
