@@ -158,7 +158,7 @@ fn each_fault_is_told_with_its_place() {
             "c.yaml:4: choose.by = mean_task_typ: must be mean_task_type, mean_task or a task's name; did you mean `mean_task_type`?",
         ),
         ("run: {executor: slurm}", "c.yaml:4: run.executor = slurm: is not available yet; local is"),
-        ("run: {dtype: f16}", "c.yaml:4: run.dtype = f16: must be one of f32, bf16; did you mean `f32`?"),
+        ("run: {dtype: f16}", "c.yaml:4: run.dtype = f16: must be one of f32, bf16; did you mean `bf16`?"),
         ("run: {device: gpu}", "c.yaml:4: run.device = gpu: must be auto, cpu, cuda or cuda:N"),
         ("merge: [{linear: {}}]", "c.yaml:4: merge: must be {slerp: {first: …, second: …, alpha: auto}}"),
         (
@@ -313,7 +313,7 @@ data:
   train: [{path: a.jsonl, prompts: {query: 'q: '}, columns: {query: question}}, b.csv]
   dev: {split: 0.1}
   mixing: {weighted: {alpha: 0.5, stop: first_exhausted}}
-  one_set_per_batch: true
+  one_set_per_batch: false
   no_duplicates: true
   drop_last: true
 loss: {name: info_nce, learn_temperature: true, label_smoothing: 0.1, false_negatives: {relative_margin: 0.05}, memory: {size: 384, warmup: 10}, matryoshka: [64, 32], group_size: 8}
@@ -324,7 +324,7 @@ run: {dtype: bf16}
     let config = parse(&format!("name: x\nbase: org/model\n{}", text.trim_start()), &[]).unwrap().check().unwrap();
     let data = &config.data;
     assert_eq!((data.dev_share, data.mixing), (Some(0.1), Mixing::Weighted { alpha: 0.5, all: false }));
-    assert!(data.one_set_per_batch && data.no_duplicates && data.drop_last);
+    assert!(!data.one_set_per_batch && data.no_duplicates && data.drop_last);
     assert_eq!(data.train[0].prompts, (Some("q: ".into()), None));
     assert_eq!(data.train[0].columns["query"], "question");
     let false_negatives = Some(Margin::Relative(0.05));
@@ -344,6 +344,8 @@ run: {dtype: bf16}
     assert_eq!((t.metric.clone(), t.patience, t.min_delta), (Some(Metric::Tasks), Some(3), 0.001));
     assert_eq!((t.keep_last, t.keep_bytes, t.state_every), (Some(2), Some(1_000_000_000), Some(20)));
     assert_eq!(config.run.dtype, Dtype::Bf16);
+    let together = check("loss: {memory: 64}", &["data.train=[a.jsonl, b.jsonl]", "data.one_set_per_batch=true"]);
+    assert!(errors(together)[0].contains("keeps apart"));
     let tsdae = check("objective: tsdae\ntsdae: {deletion: 0.4, shuffle: 3, masking: 0.1}", &[]).unwrap();
     assert_eq!(tsdae.tsdae, Tsdae { deletion: 0.4, shuffle: 3, masking: 0.1 });
 }

@@ -26,6 +26,7 @@ impl Engine<'_> {
         let plan = self.plan;
         let mut notes = Vec::new();
         let mut curves = Vec::new();
+        let mut warnings: Vec<(String, Vec<String>)> = Vec::new();
         for (trial, planned) in plan.trials.iter().enumerate() {
             let model = ModelRef::Checkpoint { trial, step: planned.steps };
             let log: TrainLog = read_json(&self.output(&model, "training.json")?)?;
@@ -37,8 +38,14 @@ impl Engine<'_> {
                     planned.trial.label
                 ));
             }
+            // Truncation is told above, for runs whose log has no warnings yet, too.
             let cut = |w: &&String| w.contains("of the texts were cut at the length limit");
-            notes.extend(log.warnings.iter().filter(|w| !cut(w)).map(|w| format!("{}: {w}", planned.trial.label)));
+            for warning in log.warnings.iter().filter(|w| !cut(w)) {
+                match warnings.iter_mut().find(|(known, _)| known == warning) {
+                    Some((_, trials)) => trials.push(planned.trial.label.clone()),
+                    None => warnings.push((warning.clone(), vec![planned.trial.label.clone()])),
+                }
+            }
             if let (Some(step), Some((metric, value))) = (log.result, &log.best) {
                 notes.push(format!(
                     "{}: the checkpoint of step {step} was chosen while training, by {metric} on dev ({value:.4})",
@@ -53,6 +60,10 @@ impl Engine<'_> {
                 ));
             }
             curves.push(log.curve);
+        }
+        for (warning, trials) in warnings {
+            let whose = if trials.len() == plan.trials.len() { "All trials".to_string() } else { trials.join(", ") };
+            notes.push(format!("{whose}: {warning}"));
         }
         let mut searches = Vec::new();
         let mut alphas = BTreeMap::new();
