@@ -294,7 +294,7 @@ fn tiny_training(folder: &Path, steps: usize, output: &Path) -> Command {
     let text = format!(
         "name: tiny\nbase: {}\ndata: {{train: {}, dev: {}}}\nadapter: {{kind: lora, rank: 2, dropout: 0.1}}\n\
          loss: {{memory: {{size: 64, warmup: 2}}}}\n\
-         train: {{max_steps: {steps}, batch: 16, lr: 1e-3, max_length: 32, eval_every: 20, state_every: 1, metric: mrr}}\n",
+         train: {{epochs: 2, max_steps: {steps}, batch: 16, lr: 1e-3, max_length: 32, eval_every: 20, state_every: 1, metric: mrr}}\n",
         bert().display(),
         data.join("pairs-train.jsonl").display(),
         data.join("pairs-dev.jsonl").display()
