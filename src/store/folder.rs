@@ -128,11 +128,8 @@ impl Lock {
     fn take(path: &Path) -> Result<Self, StoreError> {
         let own = format!("{} {} {}", host(), std::process::id(), started(std::process::id()));
         for _ in 0..3 {
-            match OpenOptions::new().write(true).create_new(true).open(path) {
-                Ok(mut file) => {
-                    file.write_all(own.as_bytes()).map_err(|e| StoreError::io(path, e))?;
-                    return Ok(Self::beating(path));
-                }
+            match appear(path, &own) {
+                Ok(()) => return Ok(Self::beating(path)),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                     let holder = fs::read_to_string(path).unwrap_or_default();
                     if !abandoned(path, &holder) {
@@ -177,6 +174,23 @@ impl Drop for Lock {
         self.stop.store(true, Ordering::Relaxed);
         // A lock that cannot be removed is found abandoned by the next process.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Makes the file with its content at once, so that a process killed on the way leaves no lock that names nobody; fails where
+/// it is there already.
+fn appear(path: &Path, content: &str) -> io::Result<()> {
+    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+    fs::write(&draft, content)?;
+    let linked = fs::hard_link(&draft, path);
+    // A draft that stays is no lock.
+    let _ = fs::remove_file(&draft);
+    match linked {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            // A file system without links: the content follows the name.
+            OpenOptions::new().write(true).create_new(true).open(path)?.write_all(content.as_bytes())
+        }
+        other => other,
     }
 }
 
