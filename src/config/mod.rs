@@ -3,6 +3,8 @@
 pub mod document;
 pub mod node;
 mod read;
+mod read_merges;
+mod read_sweep;
 mod read_training;
 pub mod reader;
 pub mod schema;

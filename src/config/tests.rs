@@ -157,7 +157,7 @@ fn each_fault_is_told_with_its_place() {
             "choose: {by: mean_task_typ}",
             "c.yaml:4: choose.by = mean_task_typ: must be mean_task_type, mean_task or a task's name; did you mean `mean_task_type`?",
         ),
-        ("run: {executor: slurm}", "c.yaml:4: run.executor = slurm: is not available yet; local is"),
+        ("run: {executor: slrum}", "c.yaml:4: run.executor = slrum: must be local or slurm; did you mean `slurm`?"),
         ("run: {dtype: f16}", "c.yaml:4: run.dtype = f16: must be one of f32, bf16; did you mean `bf16`?"),
         ("run: {device: gpu}", "c.yaml:4: run.device = gpu: must be auto, cpu, cuda or cuda:N"),
         ("merge: [{linear: {}}]", "c.yaml:4: merge: must be {slerp: {first: …, second: …, alpha: auto}}"),
@@ -395,7 +395,7 @@ run: {executor: local, jobs: 1, device: 'cuda:1', dtype: f32}
     let lora = config.adapter.lora().unwrap();
     assert_eq!((lora.rank, lora.alpha, lora.dropout, &lora.targets), (4, 32.0, 0.1, &targets));
     assert_eq!((config.train.warmup, config.train.clip, config.train.max_length), (10.0, None, (Some(64), Some(64))));
-    let merge = &config.merge[0];
+    let super::schema::Merge::Slerp(merge) = &config.merge[0] else { panic!("{:?}", config.merge) };
     assert_eq!((merge.alpha.clone(), merge.mode, merge.budget), (Alpha::Values(vec![0.2, 1.0]), SlerpMode::Delta, 12));
     assert_eq!((config.score.all_checkpoints, config.score.limit), (false, Some(50)));
     assert_eq!((config.choose.on_test, config.choose.by.clone()), (true, Rule::Task("StsbRuSTS".into())));

@@ -10,7 +10,7 @@ use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind};
 use crate::data::atomic;
 use crate::plan::ModelRef;
 use crate::store::folder::{StoreError, read_json, write_json};
-use crate::store::record::{Choice, RunRecord, TaskRecord, Variant, VariantKind};
+use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Variant, VariantKind};
 use crate::store::scoring::rule_score;
 use crate::task::spec::Split;
 
@@ -107,6 +107,7 @@ impl Engine<'_> {
             curves,
             searches,
             choice,
+            unfinished: Vec::new(),
             limit: c.score.limit,
             limits: c.score.limits.clone(),
             protocol: self.protocol().to_string(),
@@ -147,12 +148,21 @@ impl Engine<'_> {
                     second: label(merge.pair.1),
                     alpha: alphas.get(number).copied().unwrap_or_default(),
                     auto: merge.alpha.is_none(),
+                    layers: None,
                 };
                 (kind, merge.shared.clone())
             }
         };
         let alpha = if let ModelRef::Merged(number) = model { alphas.get(number).copied() } else { None };
-        Variant { id, label: plan.label(model, alpha), kind, settings: settings.into_iter().collect(), dev, test }
+        Variant {
+            id,
+            label: plan.label(model, alpha),
+            kind,
+            settings: settings.into_iter().collect(),
+            cost: Cost::default(),
+            dev,
+            test,
+        }
     }
 
     /// The best by the rule, on dev unless the config says otherwise; the first in order on a tie.

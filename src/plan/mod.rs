@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::schema::{Adapter, Alpha, Base, Dtype, LossKind, Objective, Rule, Slerp, SlerpMode, TrainSet};
+use crate::config::schema::{
+    Adapter, Alpha, Base, Dtype, LossKind, Merge, Objective, Rule, Slerp, SlerpMode, TrainSet,
+};
 use crate::config::{Config, Trial};
 use crate::data::rows;
 use crate::data::suggest::did_you_mean;
@@ -269,7 +271,8 @@ impl Plan {
 /// Finds the pairs of a merge: every trial with the first's axes and the one that differs from it by the second's alone.
 fn pair_up(config: &Config, trials: &[TrialPlan]) -> Result<Vec<MergePlan>, PlanError> {
     let mut merges = Vec::new();
-    for slerp in &config.merge {
+    for merge in &config.merge {
+        let Merge::Slerp(slerp) = merge else { continue };
         let has = |trial: &TrialPlan, wanted: &[(String, String)]| {
             wanted.iter().all(|(k, v)| {
                 trial.trial.axes.iter().any(|(key, value)| key == k && value == v)
@@ -289,6 +292,7 @@ fn pair_up(config: &Config, trials: &[TrialPlan]) -> Result<Vec<MergePlan>, Plan
                 let alphas: Vec<Option<f64>> = match &slerp.alpha {
                     Alpha::Auto => vec![None],
                     Alpha::Values(values) => values.iter().copied().map(Some).collect(),
+                    Alpha::Layers(_) | Alpha::AutoLayers => Vec::new(),
                 };
                 for alpha in alphas {
                     let plan = MergePlan { pair: (a, b), slerp: slerp.clone(), alpha, shared: free(first) };

@@ -24,6 +24,7 @@ pub fn tables(run: &RunRecord) -> Vec<(&'static str, String)> {
         let (kind, alpha, step) = match &variant.kind {
             VariantKind::Base => ("base", String::new(), String::new()),
             VariantKind::Trained { step, .. } => ("trained", String::new(), step.to_string()),
+            VariantKind::Averaged { .. } => ("averaged", String::new(), String::new()),
             VariantKind::Merged { alpha, .. } => ("merged", format!("{alpha:.6}"), String::new()),
         };
         for (key, value) in variant.settings.iter().chain(&run.settings) {

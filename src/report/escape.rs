@@ -34,6 +34,7 @@ pub fn record(run: &RunRecord) -> RunRecord {
         match &mut variant.kind {
             VariantKind::Base => {}
             VariantKind::Trained { trial, .. } => *trial = self::text(trial),
+            VariantKind::Averaged { models, .. } => models.iter_mut().for_each(|m| *m = self::text(m)),
             VariantKind::Merged { first, second, .. } => (*first, *second) = (self::text(first), self::text(second)),
         }
     }

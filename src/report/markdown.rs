@@ -84,7 +84,7 @@ fn summary(out: &mut String, run: &RunRecord, statistics: &Statistics, finals: &
     let Some(chosen) = run.variants.iter().position(|v| v.id == choice.id) else { return };
     let variant = &run.variants[chosen];
     let _ = writeln!(out, "**Chosen: {}** ({}).\n", variant.label, choice.why);
-    if let VariantKind::Merged { first, second, alpha, auto } = &variant.kind {
+    if let VariantKind::Merged { first, second, alpha, auto, .. } = &variant.kind {
         let how = if *auto { "found on dev" } else { "given" };
         let _ = writeln!(out, "- α = {alpha:.3} ({how}): {:.0} % of the way from {first} to {second}.", 100.0 * alpha);
     }
@@ -403,6 +403,7 @@ mod tests {
             label: label.into(),
             kind,
             settings: BTreeMap::new(),
+            cost: crate::store::record::Cost::default(),
             dev: vec![task(right, seeds)],
             test: vec![task(right, seeds)],
         }
@@ -428,6 +429,7 @@ mod tests {
             curves: Vec::new(),
             searches: Vec::new(),
             choice: Some(Choice { id: "1".into(), on: on.into(), by: by.into(), score: 0.7, why: "highest".into() }),
+            unfinished: Vec::new(),
             limit: None,
             limits: BTreeMap::new(),
             protocol: "sklearn-1.9".into(),

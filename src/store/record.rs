@@ -27,6 +27,9 @@ pub struct RunRecord {
     pub searches: Vec<AlphaSearch>,
     /// What was chosen, where a choice could be made.
     pub choice: Option<Choice>,
+    /// Trials that were not trained to their end.
+    #[serde(default)]
+    pub unfinished: Vec<Unfinished>,
     /// Row limit per task and split, if scoring was limited.
     pub limit: Option<usize>,
     /// The same for single tasks, by name, instead of `limit`.
@@ -49,10 +52,44 @@ pub struct Variant {
     pub kind: VariantKind,
     /// The axes' values of this variant (trained and merged alike; for merged those the pair shares).
     pub settings: BTreeMap<String, String>,
+    /// What it took to make it.
+    #[serde(default)]
+    pub cost: Cost,
     /// Scores on the dev side, in task order. A task without dev side is absent.
     pub dev: Vec<TaskRecord>,
     /// Scores on the test side, in task order.
     pub test: Vec<TaskRecord>,
+}
+
+/// What a variant took, in numbers that do not depend on the machine. Those of a merge are the sums of its parts'.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Weights that were trained.
+    pub trainable: u64,
+    /// Weights of the whole model, as it is used.
+    pub parameters: u64,
+    /// Floating-point operations of training: 6 a token and weight of the layers, 4 where the weights are frozen (Kaplan
+    /// et al. 2020, appendix; no activation is computed twice).
+    pub flops: f64,
+}
+
+/// A trial that has no scores, or not those of its last step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// Label of the trial (or merge).
+    pub label: String,
+    /// The axes' values.
+    pub settings: BTreeMap<String, String>,
+    /// `pruned` or `failed`.
+    pub state: String,
+    /// Optimizer step that it came to.
+    pub step: Option<usize>,
+    /// What it was judged by there (a dev score, higher is better).
+    pub score: Option<f64>,
+    /// One sentence.
+    pub reason: String,
 }
 
 /// How a variant came to be.
@@ -80,6 +117,16 @@ pub enum VariantKind {
         alpha: f64,
         /// Whether α was found by the search.
         auto: bool,
+        /// α by layer, where it differs: `alpha` is their mean then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layers: Option<Vec<f64>>,
+    },
+    /// A weighted mean of variants.
+    Averaged {
+        /// Labels.
+        models: Vec<String>,
+        /// Their weights, which sum to 1.
+        weights: Vec<f64>,
     },
 }
 

@@ -1,9 +1,16 @@
 //! The checked config: its sections and their defaults.
 
+mod sweep;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
+
+pub use sweep::{
+    Alpha, Choose, Dtype, Executor, Linear, Merge, Prune, PruneRule, Rule, Run, Score, Select, Slerp, SlerpMode,
+    SlurmSettings, Weights,
+};
 
 /// A checked config: only this can run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,7 +33,10 @@ pub struct Config {
     /// Optimization.
     pub train: Train,
     /// Merges of trained variants.
-    pub merge: Vec<Slerp>,
+    pub merge: Vec<Merge>,
+    /// Which trials are stopped early for the sake of others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prune: Option<Prune>,
     /// Tasks and how they are scored.
     pub score: Score,
     /// How the best is chosen.
@@ -566,120 +576,4 @@ pub enum Schedule {
     Cosine,
     /// Stays.
     Constant,
-}
-
-/// SLERP of pairs of trials.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Slerp {
-    /// Axes that the first of a pair has (α = 0).
-    pub first: Vec<(String, String)>,
-    /// Axes that the second has (α = 1).
-    pub second: Vec<(String, String)>,
-    /// Weight of the second.
-    pub alpha: Alpha,
-    /// Tensor by tensor, the whole model as one vector, or the changes from the base.
-    pub mode: SlerpMode,
-    /// The search stops when α is known this closely (default 0.05).
-    pub tolerance: f64,
-    /// Most evaluations of a search (default 12).
-    pub budget: usize,
-}
-
-/// Weight of the second model of a merge.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Alpha {
-    /// Found on dev.
-    Auto,
-    /// Given; a merge each.
-    Values(Vec<f64>),
-}
-
-/// What is interpolated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SlerpMode {
-    /// Each tensor by itself.
-    Tensor,
-    /// All weights as one vector.
-    Whole,
-    /// Each tensor's change from the base.
-    Delta,
-}
-
-/// Tasks and how they are scored.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Score {
-    /// Selectors: benchmarks, task files, folders, names, globs, `type=…`, `lang=…`.
-    pub tasks: Vec<String>,
-    /// Score every checkpoint, or the final one of each trial alone.
-    pub all_checkpoints: bool,
-    /// Most rows of a split (training splits of tasks are not cut).
-    pub limit: Option<usize>,
-    /// The same for single tasks, by name, instead of `limit`.
-    pub limits: BTreeMap<String, usize>,
-    /// Protocol seeds on test, 42 the first (default 3).
-    pub seeds: usize,
-    /// Whose draws: `sklearn-1.9` (default) or `sklearn-1.8`.
-    pub protocol: String,
-}
-
-impl Score {
-    /// Most rows of a split of this task.
-    pub fn limit_of(&self, task: &str) -> Option<usize> {
-        self.limits.get(task).copied().or(self.limit)
-    }
-}
-
-/// How the best is chosen.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Choose {
-    /// Chosen on test instead of dev: the report says so in its first line.
-    pub on_test: bool,
-    /// The rule.
-    pub by: Rule,
-    /// Protocol seeds on dev, 42 the first (default 3).
-    pub seeds: usize,
-}
-
-/// What the best is best by.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// Mean over task types of the mean over their tasks.
-    MeanTaskType,
-    /// Mean over tasks.
-    MeanTask,
-    /// One task.
-    Task(String),
-}
-
-impl Rule {
-    /// As written in the config.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::MeanTaskType => "mean_task_type",
-            Self::MeanTask => "mean_task",
-            Self::Task(name) => name,
-        }
-    }
-}
-
-/// Where it runs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Run {
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
-    pub device: String,
-    /// Type of the operands of matrix products in training.
-    pub dtype: Dtype,
-}
-
-/// Types of the operands of matrix products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dtype {
-    /// 32 bit.
-    F32,
-    /// bfloat16, sums in f32; weights and optimizer stay in f32.
-    Bf16,
 }
