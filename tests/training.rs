@@ -113,6 +113,7 @@ fn plain<'a>(base: &'a ModelFiles, settings: &'a Settings, train: &'a [Source]) 
         progress: &|_, _, _| {},
         fixed_batches: None,
         stop_after: None,
+        hold: None,
     }
 }
 

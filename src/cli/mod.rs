@@ -7,11 +7,13 @@ mod merge_adapter;
 mod mine;
 mod observer;
 mod report;
+mod run_file;
 mod score;
 mod scoreboard;
 mod sweep;
 mod tasks;
 mod train;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -57,6 +59,9 @@ enum Command {
     Report(report::Args),
     /// List, show or check tasks.
     Tasks(tasks::Args),
+    /// Work on a run: started by `sweep`, or by a job of Slurm.
+    #[command(hide = true)]
+    Worker(worker::Args),
 }
 
 /// How results are printed.
@@ -95,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Mine(args) => mine::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args),
         Command::Tasks(args) => tasks::run(&args, cli.quiet),
+        Command::Worker(args) => return worker::run(&args, cli.quiet),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

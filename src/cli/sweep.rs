@@ -1,17 +1,24 @@
 //! `embeval sweep`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail};
 
 use super::observer::Bars;
-use super::{Misuse, inputs, print};
+use super::print;
+use super::run_file::{self, RunFile, absolute};
 use crate::config::Document;
-use crate::config::schema::Base;
+use crate::config::schema::Executor;
 use crate::data::size;
 use crate::exec::Engine;
-use crate::plan::{Plan, PlanError, tasks_identity};
-use crate::store::folder::RunFolder;
+use crate::exec::event::Silence;
+use crate::exec::heads;
+use crate::exec::local::{End, Local};
+use crate::plan::Plan;
+use crate::store::folder::StepState;
+use crate::store::record::RunRecord;
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
@@ -21,15 +28,24 @@ pub struct Args {
     /// Override a setting: `--set train.lr=1e-4` (the value is YAML).
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Print the trials and steps, run nothing.
+    /// Print the trials, the steps, and what they will take (a few steps and texts are tried to know it); run nothing.
     #[arg(long)]
     dry_run: bool,
+    /// With --dry-run: try nothing, print trials and steps alone.
+    #[arg(long, requires = "dry_run")]
+    no_calibration: bool,
     /// Folder of the run (default runs/NAME).
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Folder of the report (default reports/NAME).
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
+    /// Who runs the steps: processes of this machine, or jobs of Slurm (default: the config's).
+    #[arg(long)]
+    executor: Option<ExecutorName>,
+    /// Steps at a time (default: the config's).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
     /// Where to compute: auto, cpu, cuda or cuda:N (default: the config's).
     #[arg(long)]
     device: Option<String>,
@@ -38,75 +54,215 @@ pub struct Args {
     cache_size: u64,
 }
 
+/// Who runs the steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ExecutorName {
+    /// Processes of this machine.
+    Local,
+    /// Jobs of Slurm.
+    Slurm,
+}
+
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let document = Document::load(&args.config, &args.sets)?;
-    let mut trials = document.trials()?;
-    let axes: Vec<(String, Vec<String>)> = document
-        .axes()?
-        .into_iter()
-        .map(|(key, values)| (key, values.iter().map(|v| v.value.show()).collect()))
-        .collect();
-    if !args.dry_run {
-        let mut known: Vec<(String, PathBuf)> = Vec::new();
-        for trial in &mut trials {
-            let Base::Hub { id, folder } = &mut trial.config.base else { continue };
-            let found = match known.iter().find(|(name, _)| *name == *id) {
-                Some((_, folder)) => folder.clone(),
-                None => {
-                    let folder = inputs::source(id, None, quiet)?.folder;
-                    known.push((id.clone(), folder.clone()));
-                    folder
-                }
-            };
-            *folder = Some(found);
-        }
-    }
-    let Some(config) = trials.first().map(|t| t.config.clone()) else {
-        bail!(Misuse(format!("{}: spans no trials", args.config.display())));
-    };
-    if config.score.tasks.is_empty() {
-        bail!(Misuse(format!("{}: score.tasks: is missing: name at least one task", args.config.display())));
-    }
-    let tasks = inputs::tasks(&config.score.tasks, args.config.parent())?;
-    for trial in &mut trials {
-        if !trial.config.train.eval_tasks.is_empty() {
-            let specs = inputs::tasks(&trial.config.train.eval_tasks, args.config.parent())?;
-            trial.config.train.eval_print = Some(tasks_identity(&specs, &trial.config.score)?);
-        }
-    }
-    let plan = Plan::new(config, axes, trials, tasks).map_err(|e| match e {
-        PlanError::Config(message) => anyhow::Error::from(Misuse(message)),
-        other => other.into(),
-    })?;
-    if args.dry_run {
-        return print(&describe(&plan));
-    }
+    let plan = run_file::plan(&document, !args.no_calibration, quiet)?;
     let name = plan.config.name.clone();
-    let device = inputs::device(args.device.as_deref().unwrap_or(&plan.config.run.device))?;
-    let root = args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name));
+    let root = absolute(&args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name)))?;
+    if args.dry_run {
+        print(&describe(&plan))?;
+        return if args.no_calibration { Ok(()) } else { print(&estimate(&plan, args, &document, &root, quiet)?) };
+    }
     let report = args.report.clone().unwrap_or_else(|| PathBuf::from("reports").join(&name));
-    let folder = RunFolder::open(&root)?;
+    let run = run_file(args, &document, &plan, &report)?;
+    let observer = Bars::new(quiet);
+    let engine = run_file::engine(&plan, &run, &root, &observer, quiet)?;
     // Found now rather than after hours of work.
     std::fs::create_dir_all(&report)
         .with_context(|| format!("{}: the report cannot be written there", report.display()))?;
+    let steps = run_file::steps_text(&plan)?;
+    let head = heads::enter(&engine.folder, &steps)?;
+    let before = RunFile::read(&root).ok().and_then(|before| before.prune);
     let write = |name: &str, content: &[u8]| {
         let path = root.join(name);
         crate::data::atomic::write(&path, content).with_context(|| format!("{}: cannot be written", path.display()))
     };
     write("config.yaml", document.text().as_bytes())?;
-    write("plan.json", serde_json::to_string_pretty(&plan.steps)?.as_bytes())?;
-    let observer = Bars::new(quiet);
-    let mut engine = Engine::new(&plan, folder, device, &observer);
-    engine.datasets = Box::new(inputs::datasets(quiet));
-    engine.cache = inputs::cache(args.cache_size);
-    let beside = args.config.parent().map(std::path::Path::to_path_buf);
-    engine.select = Box::new(move |selectors| inputs::chosen(selectors, beside.as_deref()).map(|chosen| chosen.tasks));
-    engine.run()?;
+    write("plan.json", &steps)?;
+    run.write(&root)?;
+    if head.alone {
+        let all = plan.steps.iter().map(|step| (step.id.as_str(), step.title.as_str()));
+        heads::open_again(&engine.folder, all, before == run.prune)?;
+    }
+    if plan.steps.iter().any(|step| !engine.folder.state(&step.id).is_over()) {
+        if !quiet {
+            let left = engine.count();
+            eprintln!(
+                "to do: {} trainings ({} steps), {} models to score, at most {} more in searches for α (--dry-run says how long)",
+                left.trainings, left.train_steps, left.scorings, left.search_scorings
+            );
+        }
+        // In an engine of its own: what it reads is needed again by the workers, not here.
+        run_file::engine(&plan, &run, &root, &Silence, quiet)?.check_tasks()?;
+        let stop = on_interrupt()?;
+        let executor = args.executor.map_or(plan.config.run.executor, |name| match name {
+            ExecutorName::Local => Executor::Local,
+            ExecutorName::Slurm => Executor::Slurm,
+        });
+        let jobs = args.jobs.map_or(plan.config.run.jobs, usize::from);
+        let end = match executor {
+            Executor::Local => here(&engine, &stop, jobs, quiet)?,
+            Executor::Slurm => bail!("run.executor: slurm is being built"),
+        };
+        if end == End::Stopped {
+            bail!("stopped: what was done is kept in {}; the same command carries on", root.display());
+        }
+    }
     let record = engine.collect()?;
     crate::report::write(&record, &report)?;
+    finish(&engine, &record, &report)
+}
+
+fn run_file(args: &Args, document: &Document, plan: &Plan, report: &Path) -> anyhow::Result<RunFile> {
+    let (text, file, folder, sets) = document.source();
+    Ok(RunFile {
+        config: file.into(),
+        folder: absolute(folder)?,
+        text: text.into(),
+        sets: sets.to_vec(),
+        directory: std::env::current_dir()?,
+        device: args.device.clone().unwrap_or_else(|| plan.config.run.device.clone()),
+        cache_size: args.cache_size,
+        report: absolute(report)?,
+        prune: plan.config.prune.as_ref().map(serde_json::to_value).transpose()?,
+    })
+}
+
+/// What the sweep will take, in words. Nothing is written where the run's folder is not there.
+fn estimate(plan: &Plan, args: &Args, document: &Document, root: &Path, quiet: bool) -> anyhow::Result<String> {
+    let run = run_file(args, document, plan, Path::new("reports"))?;
+    let nowhere = tempfile_folder(root)?;
+    let engine = run_file::engine(plan, &run, nowhere.as_deref().unwrap_or(root), &Silence, quiet)?;
+    let estimate = engine.estimate();
+    if let Some(folder) = nowhere {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("{}: cannot be removed", folder.display()))?;
+    }
+    let e = estimate?;
+    let jobs = args.jobs.map_or(plan.config.run.jobs, usize::from);
+    let mut out = format!(
+        "to train: {} trainings, {} steps, {} tokens, {}\n",
+        e.trainings,
+        e.train_steps,
+        thousands(e.train_tokens),
+        duration(e.train_seconds)
+    );
+    out.push_str(&format!(
+        "to score: {} models, and at most {} in searches for α; {} tokens a model, {}\n",
+        e.scorings,
+        e.search_scorings,
+        thousands(e.tokens_a_model.0 + e.tokens_a_model.1),
+        duration(e.score_seconds)
+    ));
+    out.push_str(&format!(
+        "together: {} here, one step after the other{}\n",
+        duration(e.train_seconds + e.score_seconds),
+        if jobs > 1 { ", whatever the number of jobs where they share a processor" } else { "" }
+    ));
+    out.push_str(&format!("on the disk: {} of models", bytes(e.disk)));
+    if e.disk_while_training > 0 {
+        out.push_str(&format!(", and up to {} beside a training while it runs", bytes(e.disk_while_training)));
+    }
+    out.push_str("\n(measured on a few steps of each kind of training and a few texts; estimators and evaluations while training come on top)\n");
+    Ok(out)
+}
+
+/// A folder for an estimate of a run that has none yet.
+fn tempfile_folder(root: &Path) -> anyhow::Result<Option<PathBuf>> {
+    if root.join("steps").is_dir() {
+        return Ok(None);
+    }
+    let folder = std::env::temp_dir().join(format!("embeval-estimate-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot be made", folder.display()))?;
+    Ok(Some(folder))
+}
+
+fn thousands(value: f64) -> String {
+    match value {
+        v if v >= 1e9 => format!("{:.1} billion", v / 1e9),
+        v if v >= 1e6 => format!("{:.1} million", v / 1e6),
+        v if v >= 1e3 => format!("{:.0} thousand", v / 1e3),
+        v => format!("{v:.0}"),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s >= 5_400.0 => format!("{:.1} hours", s / 3_600.0),
+        s if s >= 90.0 => format!("{:.0} minutes", s / 60.0),
+        s => format!("{s:.0} seconds"),
+    }
+}
+
+fn bytes(count: u64) -> String {
+    match count as f64 {
+        b if b >= 1e9 => format!("{:.1} GB", b / 1e9),
+        b => format!("{:.0} MB", b / 1e6),
+    }
+}
+
+/// Runs the steps in processes of this machine.
+fn here(engine: &Engine<'_>, stop: &AtomicBool, jobs: usize, quiet: bool) -> anyhow::Result<End> {
+    let program = std::env::current_exe().context("this program's own file cannot be found")?;
+    let mut arguments = vec!["worker".to_string(), engine.folder.root().display().to_string()];
+    arguments.extend(["--head".to_string(), std::process::id().to_string()]);
+    arguments.extend(quiet.then(|| "--quiet".to_string()));
+    let local = Local {
+        program: &program,
+        arguments: &arguments,
+        folder: &engine.folder,
+        jobs,
+        retries: engine.plan.config.run.retries,
+        stop,
+        observer: engine.observer,
+    };
+    Ok(local.run()?)
+}
+
+/// A flag that Ctrl-C and the signal to end set; at the second the process ends at once.
+fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first one finds the flag not set.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+/// What came out, in words; an error where steps failed.
+fn finish(engine: &Engine<'_>, record: &RunRecord, report: &std::path::Path) -> anyhow::Result<()> {
     let chosen = record.choice.as_ref().and_then(|c| record.variants.iter().find(|v| v.id == c.id));
     let chosen = chosen.map_or("nothing could be chosen", |v| v.label.as_str());
-    print(&format!("chosen: {chosen}\nreport: {}", report.join("README.md").display()))
+    print(&format!("chosen: {chosen}\nreport: {}", report.join("README.md").display()))?;
+    let failed: Vec<String> = engine
+        .plan
+        .steps
+        .iter()
+        .filter_map(|step| match engine.folder.state(&step.id) {
+            StepState::Failed(why) => Some(format!("{}: {why}", step.title)),
+            _ => None,
+        })
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<&str> = failed.iter().take(5).map(String::as_str).collect();
+    bail!(
+        "{} of {} steps failed (the same command tries them again):\n  {}",
+        failed.len(),
+        engine.plan.steps.len(),
+        shown.join("\n  ")
+    );
 }
 
 /// The trials and steps in words.

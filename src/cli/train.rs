@@ -86,13 +86,14 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         sets: &sets,
         tasks: tasks.as_ref(),
         device: &device,
-        output: &output,
+        output: Some(&output),
         fingerprint: &fingerprint,
         progress: &|step, steps, loss| {
             bar.set_length(steps as u64);
             bar.set_position(step as u64);
             bar.set_message(format!("loss {loss:.4}"));
         },
+        hold: None,
     };
     let (result, _) = training.run()?;
     bar.finish_and_clear();

@@ -88,6 +88,12 @@ impl Document {
         format!("# {} with\n{sets}{}", self.file.replace(['\n', '\r'], " "), self.root.to_yaml())
     }
 
+    /// The file's text as written, the name and folder that it was read by, and the overrides: what [`Self::parse`] makes the
+    /// same document of.
+    pub fn source(&self) -> (&str, &str, &Path, &[String]) {
+        (&self.text, &self.file, &self.folder, &self.sets)
+    }
+
     /// Checks the config, the grid aside.
     ///
     /// # Errors

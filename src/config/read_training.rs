@@ -657,6 +657,17 @@ pub(super) fn cross_check(config: &Config, root: &Node, faults: &Faults) {
     if train.eval_every.is_some() && !has_dev && train.eval_tasks.is_empty() {
         fault("train.eval_every", "needs something to evaluate: give data.dev, or train.eval_tasks");
     }
+    if let Some(prune) = &config.prune {
+        if train.eval_every.is_none() {
+            fault("prune", "judges trials at dev evaluations: give train.eval_every");
+        }
+        if matches!(prune.metric, Metric::Tasks | Metric::Task(_)) && train.eval_tasks.is_empty() {
+            fault("prune.metric", "is of dev tasks: name them in train.eval_tasks");
+        }
+        if config.objective == Objective::Tsdae && prune.metric == Metric::Mrr {
+            fault("prune.metric", "mrr: objective tsdae ranks nothing; use loss, or tasks");
+        }
+    }
     if !train.eval_tasks.is_empty() && train.eval_every.is_none() {
         fault("train.eval_tasks", "are scored with every dev evaluation: give train.eval_every");
     }

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 
 use super::steps::{MergeLog, ScoreLog, TrainLog};
-use super::{Engine, ExecError};
+use super::{Engine, ExecError, cost, prune};
+use crate::config::Trial;
 use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind};
 use crate::data::atomic;
 use crate::plan::ModelRef;
-use crate::store::folder::{StoreError, read_json, write_json};
-use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Variant, VariantKind};
+use crate::store::folder::{StepState, StoreError, read_json, write_json};
+use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Unfinished, Variant, VariantKind};
 use crate::store::scoring::rule_score;
 use crate::task::spec::Split;
 
@@ -26,10 +27,17 @@ impl Engine<'_> {
         let plan = self.plan;
         let mut notes = Vec::new();
         let mut curves = Vec::new();
+        let mut unfinished_trials: Vec<Unfinished> = Vec::new();
+        let mut costs: BTreeMap<usize, TrainLog> = BTreeMap::new();
         let mut warnings: Vec<(String, Vec<String>)> = Vec::new();
         for (trial, planned) in plan.trials.iter().enumerate() {
             let model = ModelRef::Checkpoint { trial, step: planned.steps };
+            if let Some(unfinished) = self.unfinished(&model, &planned.trial) {
+                unfinished_trials.push(unfinished);
+                continue;
+            }
             let log: TrainLog = read_json(&self.output(&model, "training.json")?)?;
+            costs.insert(trial, log.clone());
             let (cut, all) = log.truncated;
             if cut as f64 > TRUNCATED_NOTE * all as f64 {
                 let share = 100.0 * cut as f64 / all as f64;
@@ -68,6 +76,9 @@ impl Engine<'_> {
         let mut searches = Vec::new();
         let mut alphas = BTreeMap::new();
         for number in 0..plan.merges.len() {
+            if !self.is_made(&ModelRef::Merged(number)) {
+                continue;
+            }
             let log: MergeLog = read_json(&self.output(&ModelRef::Merged(number), "merge.json")?)?;
             alphas.insert(number, log.alpha);
             searches.extend(log.search);
@@ -77,8 +88,14 @@ impl Engine<'_> {
             let (Some(dev), Some(test)) = (plan.scorer(&model, Split::Dev), plan.scorer(&model, Split::Test)) else {
                 continue;
             };
+            if !self.is_made(&model) || ![dev, test].iter().all(|step| self.folder.is_complete(&step.id)) {
+                continue;
+            }
             let read = |id: &str| read_json::<ScoreLog>(&self.folder.step(id).join("scores.json"));
-            variants.push(self.variant(&model, &alphas, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone()));
+            let mut variant =
+                self.variant(&model, &alphas, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone());
+            variant.cost = self.cost(&model, &costs)?;
+            variants.push(variant);
         }
         for task in &plan.tasks {
             if variants.first().is_some_and(|v: &Variant| !v.dev.iter().any(|t| t.name == task.name)) {
@@ -107,7 +124,7 @@ impl Engine<'_> {
             curves,
             searches,
             choice,
-            unfinished: Vec::new(),
+            unfinished: unfinished_trials,
             limit: c.score.limit,
             limits: c.score.limits.clone(),
             protocol: self.protocol().to_string(),
@@ -116,6 +133,49 @@ impl Engine<'_> {
         write_json(&self.folder.root().join("record.json"), &record)?;
         self.write_parquet(&record)?;
         Ok(record)
+    }
+
+    /// Whether a model is there: the base as a folder always is.
+    fn is_made(&self, model: &ModelRef) -> bool {
+        self.plan.producer(model).is_none_or(|id| self.folder.is_complete(id))
+    }
+
+    /// What became of a trial whose training is not complete.
+    fn unfinished(&self, model: &ModelRef, trial: &Trial) -> Option<Unfinished> {
+        let id = self.plan.producer(model)?;
+        let (state, reason) = match self.folder.state(id) {
+            StepState::Complete => return None,
+            StepState::Pruned(why) => ("pruned", why),
+            StepState::Failed(why) => ("failed", why),
+            StepState::Open => ("failed", "what it needs could not be made".to_string()),
+        };
+        let last = prune::read(&self.folder.step(id)).last().copied();
+        Some(Unfinished {
+            label: trial.label.clone(),
+            settings: trial.axes.iter().cloned().collect(),
+            state: state.into(),
+            step: last.map(|r| r.step),
+            score: last.map(|r| r.score),
+            reason,
+        })
+    }
+
+    /// What a model took.
+    fn cost(&self, model: &ModelRef, logs: &BTreeMap<usize, TrainLog>) -> Result<Cost, ExecError> {
+        let of = |trial: usize, step: usize| match logs.get(&trial) {
+            Some(log) => self.training_cost(trial, log, step),
+            None => self.base_cost(),
+        };
+        match model {
+            ModelRef::Base => self.base_cost(),
+            ModelRef::Checkpoint { trial, step } => of(*trial, *step),
+            ModelRef::Merged(number) => {
+                let (a, b) = self.plan.merges[*number].pair;
+                let parts: Result<Vec<Cost>, ExecError> =
+                    [a, b].into_iter().map(|trial| of(trial, self.plan.trials[trial].steps)).collect();
+                Ok(cost::sum(&parts?))
+            }
+        }
     }
 
     fn output(&self, model: &ModelRef, name: &str) -> Result<std::path::PathBuf, ExecError> {

@@ -1,20 +1,27 @@
-//! Runs a plan's steps, here and now, one after the other; what is complete is not run again.
+//! Runs a plan's steps: in worker processes that share them out by locks, started here or on a cluster.
 
 pub mod collect;
+mod cost;
 pub mod datasets;
 pub mod dev_tasks;
 pub mod encoder;
+mod estimate;
+pub mod event;
+pub mod heads;
+pub mod local;
 pub mod precomputed;
+pub mod prune;
 pub mod settings;
 mod steps;
 pub mod training;
+pub mod work;
 
+pub use estimate::Estimate;
 pub use steps::to_record;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
 
 use candle_core::Device;
 
@@ -26,6 +33,7 @@ use crate::task::files::{Datasets, NoDatasets};
 use crate::task::load::TaskData;
 use crate::task::protocol::Protocol;
 use crate::task::spec::{Split, TaskError, TaskSpec};
+use event::Observer;
 
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
@@ -58,21 +66,20 @@ pub enum ExecError {
     Other(String),
 }
 
-/// Told what happens; the command line draws bars and logs.
-pub trait Observer {
-    /// A step starts: its number, all steps, its title.
-    fn starts(&self, number: usize, steps: usize, title: &str);
-    /// Work inside a step: done, all, a word on it.
-    fn advances(&self, done: usize, all: usize, word: &str);
-    /// A step ended: seconds, or none if it was complete before.
-    fn ends(&self, number: usize, title: &str, seconds: Option<f64>);
-}
-
 /// Rows of tasks (by position) on a side, none where the task has no such side.
 type Loaded = BTreeMap<(usize, Split), Option<Rc<TaskData>>>;
 
 /// Finds the tasks that selectors name.
 pub type Select = dyn Fn(&[String]) -> Result<Vec<TaskSpec>, TaskError>;
+
+/// How far a step came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// To its end.
+    Done,
+    /// To an evaluation where others are waited for, or where it was stopped.
+    Held,
+}
 
 /// A run.
 pub struct Engine<'a> {
@@ -123,57 +130,40 @@ impl<'a> Engine<'a> {
         self.plan.config.score.protocol.parse().unwrap_or_default()
     }
 
-    /// Runs every step that is not complete. Gives the number of steps that were run.
+    /// Reads the rows of all tasks: one that cannot be scored is found before hours of training, not after.
     ///
     /// # Errors
-    /// The first step that fails; those before it stay complete.
-    pub fn run(&self) -> Result<usize, ExecError> {
-        // A task that cannot be scored is found before hours of training, not after.
+    /// The first task that cannot be read.
+    pub fn check_tasks(&self) -> Result<(), ExecError> {
         for (number, task) in self.plan.tasks.iter().enumerate() {
             for split in [Split::Dev, Split::Test] {
                 let data = self.task_data(number, split)?;
                 tracing::debug!(task = task.name, split = split.name(), rows = data.map(|d| d.rows()));
             }
         }
+        let mut known: Vec<&[String]> = Vec::new();
         for trial in &self.plan.trials {
-            self.dev_tasks(&trial.trial.config)?;
+            let selectors = trial.trial.config.train.eval_tasks.as_slice();
+            if !known.contains(&selectors) {
+                self.dev_tasks(&trial.trial.config)?;
+                known.push(selectors);
+            }
         }
-        let mut ran = 0;
-        let all = self.plan.steps.len();
-        for (number, step) in self.plan.steps.iter().enumerate() {
-            if self.folder.is_complete(&step.id) {
-                self.observer.ends(number + 1, &step.title, None);
-                continue;
-            }
-            let _lock = self.folder.lock(&step.id)?;
-            if self.folder.is_complete(&step.id) {
-                self.observer.ends(number + 1, &step.title, None);
-                continue;
-            }
-            self.observer.starts(number + 1, all, &step.title);
-            let start = Instant::now();
-            self.run_step(step)?;
-            let seconds = start.elapsed().as_secs_f64();
-            self.folder.complete(&step.id, seconds)?;
-            if matches!(step.work, Work::Train { .. }) {
-                self.forget_states(step)?;
-            }
-            self.observer.ends(number + 1, &step.title, Some(seconds));
-            ran += 1;
-        }
-        Ok(ran)
+        Ok(())
     }
 
-    fn run_step(&self, step: &Step) -> Result<(), ExecError> {
+    /// Does a step; a training may be held on its way.
+    fn run_step(&self, step: &Step) -> Result<Outcome, ExecError> {
         crate::store::folder::write_json(&self.folder.step(&step.id).join("step.json"), step)?;
         match &step.work {
-            Work::Base => self.make_base(step),
-            Work::Train { trial } => self.train(step, *trial),
-            Work::Merge { merge } => self.merge(step, *merge),
+            Work::Base => self.make_base(step)?,
+            Work::Train { trial } => return self.train(step, *trial),
+            Work::Merge { merge } => self.merge(step, *merge)?,
             Work::Score { model, split } => {
-                self.score(step, model, if *split == "dev" { Split::Dev } else { Split::Test })
+                self.score(step, model, if *split == "dev" { Split::Dev } else { Split::Test })?;
             }
         }
+        Ok(Outcome::Done)
     }
 
     /// The rows of a task on a side, loaded once.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::dev_tasks::DevTasks;
 use super::encoder::{ModelEncoder, PromptRules};
-use super::training::Training;
-use super::{Engine, ExecError, settings};
+use super::training::{Hold, Training};
+use super::{Engine, ExecError, Outcome, settings};
 use crate::adapter::peft;
 use crate::config::schema::{Adapter, Base};
 use crate::merge::search::{self, best_of};
@@ -37,6 +37,9 @@ pub(super) struct TrainLog {
     pub best: Option<(String, f64)>,
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Weights that were trained; 0 in older runs.
+    #[serde(default)]
+    pub trainable: u64,
 }
 
 /// A finished merge.
@@ -78,14 +81,15 @@ impl Engine<'_> {
         Ok(())
     }
 
-    pub(super) fn train(&self, step: &Step, trial: usize) -> Result<(), ExecError> {
+    pub(super) fn train(&self, step: &Step, trial: usize) -> Result<Outcome, ExecError> {
         let plan = &self.plan.trials[trial];
         let config = &plan.trial.config;
         let base = self.base()?;
         let folder = self.folder.step(&step.id);
         let progress = |done: usize, all: usize, loss: f64| {
-            self.observer.advances(done, all, &format!("loss {loss:.4}"));
+            self.advances(done, all, &format!("loss {loss:.4}"));
         };
+        let hold = |at: usize, metrics: &BTreeMap<String, f64>| self.is_held(trial, at, metrics);
         let base_name = match (self.base_id(), &self.plan.config.base) {
             (Some(id), _) => id.to_string(),
             (None, Base::Folder(path)) => path.display().to_string(),
@@ -100,20 +104,26 @@ impl Engine<'_> {
             sets: &self.plan.sets,
             tasks: tasks.as_ref(),
             device: &self.device,
-            output: &folder,
+            output: Some(&folder),
             fingerprint: &step.id,
             progress: &progress,
+            hold: config.prune.is_some().then_some(&hold as &Hold<'_>),
         };
         let (output, _) = training.run()?;
+        if output.held {
+            return Ok(Outcome::Held);
+        }
         let log = TrainLog {
             curve: training.curve(&output),
             tokens: output.tokens,
             truncated: output.truncated,
             result: Some(output.result),
             best: output.best.clone(),
+            trainable: output.trainable,
             warnings: output.warnings.iter().map(|w| w.0.clone()).collect(),
         };
-        Ok(write_json(&folder.join("training.json"), &log)?)
+        write_json(&folder.join("training.json"), &log)?;
+        Ok(Outcome::Done)
     }
 
     /// Removes the states of a step that is complete: nothing will be taken up from there.
@@ -229,7 +239,7 @@ impl Engine<'_> {
                 }
                 log.tasks.push(record);
             }
-            self.observer.advances(number + 1, all, &spec.name);
+            self.advances(number + 1, all, &spec.name);
         }
         log.truncated = encoder.truncated.get();
         Ok(log)
@@ -290,7 +300,7 @@ impl Engine<'_> {
             })?;
             points.push((alpha, score));
             records.insert(format!("{alpha:.6}"), scored);
-            self.observer.advances(points.len(), limits.budget, &format!("α {alpha:.3}: {score:.4}"));
+            self.advances(points.len(), limits.budget, &format!("α {alpha:.3}: {score:.4}"));
         }
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         let best = best_of(&points).ok_or_else(|| ExecError::Other("the search for α evaluated nothing".into()))?;

@@ -1,5 +1,6 @@
 //! A training run of a config: what `train` and a sweep's step do alike.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
@@ -31,13 +32,18 @@ pub struct Training<'a> {
     pub tasks: Option<&'a DevTasks>,
     /// Where to compute.
     pub device: &'a Device,
-    /// Folder of checkpoints and logs.
-    pub output: &'a Path,
+    /// Folder of checkpoints and logs; none saves nothing.
+    pub output: Option<&'a Path>,
     /// Identity of the run.
     pub fingerprint: &'a str,
     /// Told (step, steps, loss) after every step.
     pub progress: &'a dyn Fn(usize, usize, f64),
+    /// Says after an evaluation whether the run is to be held there.
+    pub hold: Option<&'a Hold<'a>>,
 }
+
+/// (step, metrics) → whether to hold.
+pub type Hold<'a> = dyn Fn(usize, &BTreeMap<String, f64>) -> Result<bool, String> + 'a;
 
 impl Training<'_> {
     /// Trains, or goes on where an interrupted run of the same settings stopped.
@@ -68,12 +74,13 @@ impl Training<'_> {
             dev: &dev,
             tasks: self.tasks.map(|_| &tasks as run::DevTasks<'_>),
             device: self.device,
-            output: Some(self.output),
+            output: self.output,
             fingerprint: self.fingerprint,
             facts: serde_json::to_value(self.config).unwrap_or_default(),
             progress: self.progress,
             fixed_batches: None,
             stop_after: None,
+            hold: self.hold,
         };
         run::run(&run).map_err(|source| self.failed(source))
     }

@@ -1,16 +1,17 @@
 //! A run's folder on the disk: one folder a step, complete when its `status.json` says so, guarded by a lock.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use super::lock::Lock;
 use crate::data::atomic;
+use crate::data::rows::hex;
 
 /// A fault of the run's folder.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,7 @@ pub enum StoreError {
         message: String,
     },
     /// Another process works on the step.
-    #[error("{}: another process ({holder}) works on this run; wait for it, or stop it", path.display())]
+    #[error("{}: {holder} works on this; wait for it, or stop it", path.display())]
     Locked {
         /// The lock.
         path: PathBuf,
@@ -61,12 +62,51 @@ pub struct RunFolder {
     root: PathBuf,
 }
 
+/// What became of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StepState {
+    /// Not finished.
+    Open,
+    /// Its outputs are on the disk.
+    Complete,
+    /// A training that was stopped for the sake of others, and why.
+    Pruned(String),
+    /// It cannot be done, and why.
+    Failed(String),
+}
+
+impl StepState {
+    /// Whether nothing more will be done on it.
+    pub fn is_over(&self) -> bool {
+        *self != Self::Open
+    }
+}
+
 /// What `status.json` holds.
-#[derive(Debug, Serialize, serde::Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Status {
     state: String,
+    #[serde(default)]
     seconds: f64,
+    /// Why, of a step that is not complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    /// Outputs, to tell damage from what was written.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    files: BTreeMap<String, Output>,
 }
+
+/// An output as it was when its step was completed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Output {
+    bytes: u64,
+    /// SHA-256, of files of at most [`HASHED`] bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+/// Larger outputs are known by their size alone: a look at all of a sweep's models would take minutes.
+const HASHED: u64 = 4 << 20;
 
 impl RunFolder {
     /// Makes the folder if it is not there.
@@ -89,9 +129,21 @@ impl RunFolder {
         self.root.join("steps").join(id)
     }
 
+    /// What became of a step. A status that cannot be read is none: the step is done again.
+    pub fn state(&self, id: &str) -> StepState {
+        let Ok(status) = read_json::<Status>(&self.step(id).join("status.json")) else { return StepState::Open };
+        let message = status.message.unwrap_or_default();
+        match status.state.as_str() {
+            "complete" => StepState::Complete,
+            "pruned" => StepState::Pruned(message),
+            "failed" => StepState::Failed(message),
+            _ => StepState::Open,
+        }
+    }
+
     /// Whether a step is complete.
     pub fn is_complete(&self, id: &str) -> bool {
-        read_json::<Status>(&self.step(id).join("status.json")).is_ok_and(|s| s.state == "complete")
+        self.state(id) == StepState::Complete
     }
 
     /// Marks a step complete; its outputs are to be on the disk.
@@ -99,7 +151,72 @@ impl RunFolder {
     /// # Errors
     /// The operating system's.
     pub fn complete(&self, id: &str, seconds: f64) -> Result<(), StoreError> {
-        write_json(&self.step(id).join("status.json"), &Status { state: "complete".into(), seconds })
+        let folder = self.step(id);
+        let mut files = BTreeMap::new();
+        outputs(&folder, &folder, &mut files).map_err(|e| StoreError::io(&folder, e))?;
+        write_json(&folder.join("status.json"), &Status { state: "complete".into(), seconds, message: None, files })
+    }
+
+    /// Marks a step as one that will not be completed.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn give_up(&self, id: &str, state: &StepState) -> Result<(), StoreError> {
+        let (state, message) = match state {
+            StepState::Pruned(message) => ("pruned", message),
+            StepState::Failed(message) => ("failed", message),
+            StepState::Open | StepState::Complete => return Ok(()),
+        };
+        let status = Status { state: state.into(), message: Some(message.clone()), ..Status::default() };
+        write_json(&self.step(id).join("status.json"), &status)
+    }
+
+    /// Opens a step again; what it left is kept for it to go on from.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn reopen(&self, id: &str) -> Result<(), StoreError> {
+        let path = self.step(id).join("status.json");
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io(&path, e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first output of a complete step that is not as it was left; none of those that `is_removed` names.
+    pub fn damage(&self, id: &str, is_removed: &dyn Fn(&str) -> bool) -> Option<String> {
+        let folder = self.step(id);
+        let status = read_json::<Status>(&folder.join("status.json")).ok()?;
+        status.files.iter().filter(|(name, _)| !is_removed(name)).find_map(|(name, output)| {
+            let path = folder.join(name);
+            match describe(&path) {
+                Ok(now) if now.bytes != output.bytes => {
+                    Some(format!("{} has {} bytes instead of {}", path.display(), now.bytes, output.bytes))
+                }
+                Ok(now) if now.sha256 != output.sha256 => Some(format!("{} is not what was written", path.display())),
+                Ok(_) => None,
+                Err(e) => Some(format!("{}: {e}", path.display())),
+            }
+        })
+    }
+
+    /// Outputs that were removed on purpose, by their path in the step's folder.
+    pub fn removed(&self, id: &str) -> Vec<String> {
+        read_json(&self.step(id).join("removed.json")).unwrap_or_default()
+    }
+
+    /// Empties a step's folder, so that it is done anew.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn reset(&self, id: &str) -> Result<(), StoreError> {
+        let folder = self.step(id);
+        // The status goes first: a step half removed is not taken for a complete one.
+        self.reopen(id)?;
+        match fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io(&folder, e)),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the step's lock; it is let go when the guard is dropped.
@@ -113,111 +230,31 @@ impl RunFolder {
     }
 }
 
-/// Seconds between heartbeats, and without one after which a lock of another machine counts as abandoned.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-const STALE: Duration = Duration::from_secs(60);
-
-/// A lock file with a heartbeat.
-#[derive(Debug)]
-pub struct Lock {
-    path: PathBuf,
-    stop: Arc<AtomicBool>,
-}
-
-impl Lock {
-    fn take(path: &Path) -> Result<Self, StoreError> {
-        let own = format!("{} {} {}", host(), std::process::id(), started(std::process::id()));
-        for _ in 0..3 {
-            match appear(path, &own) {
-                Ok(()) => return Ok(Self::beating(path)),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                    let holder = fs::read_to_string(path).unwrap_or_default();
-                    if !abandoned(path, &holder) {
-                        return Err(StoreError::Locked { path: path.into(), holder });
-                    }
-                    // Its process is gone: the lock is nobody's.
-                    if let Err(e) = fs::remove_file(path)
-                        && e.kind() != io::ErrorKind::NotFound
-                    {
-                        return Err(StoreError::io(path, e));
-                    }
-                }
-                Err(e) => return Err(StoreError::io(path, e)),
-            }
+/// The files below a step's folder that are its outputs, by their path there: all but what a process on its way keeps.
+fn outputs(root: &Path, folder: &Path, into: &mut BTreeMap<String, Output>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().to_string();
+        let file = entry_name(&path);
+        let passing =
+            file == "lock" || file == "status.json" || file.ends_with(".tmp") || file.starts_with("training_state.");
+        if path.is_dir() {
+            outputs(root, &path, into)?;
+        } else if !passing {
+            into.insert(name, describe(&path)?);
         }
-        Err(StoreError::Locked { path: path.into(), holder: "several at once".into() })
     }
-
-    fn beating(path: &Path) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (flag, file) = (stop.clone(), path.to_path_buf());
-        std::thread::spawn(move || {
-            let mut waited = Duration::ZERO;
-            while !flag.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(100));
-                waited += Duration::from_millis(100);
-                if waited >= HEARTBEAT {
-                    waited = Duration::ZERO;
-                    if let Ok(open) = OpenOptions::new().append(true).open(&file) {
-                        // A missed beat only makes the lock look older.
-                        let _ = open.set_modified(SystemTime::now());
-                    }
-                }
-            }
-        });
-        Self { path: path.into(), stop }
-    }
+    Ok(())
 }
 
-impl Drop for Lock {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // A lock that cannot be removed is found abandoned by the next process.
-        let _ = fs::remove_file(&self.path);
-    }
+fn entry_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().to_string()).unwrap_or_default()
 }
 
-/// Makes the file with its content at once, so that a process killed on the way leaves no lock that names nobody; fails where
-/// it is there already.
-fn appear(path: &Path, content: &str) -> io::Result<()> {
-    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&draft, content)?;
-    let linked = fs::hard_link(&draft, path);
-    // A draft that stays is no lock.
-    let _ = fs::remove_file(&draft);
-    match linked {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            // A file system without links: the content follows the name.
-            OpenOptions::new().write(true).create_new(true).open(path)?.write_all(content.as_bytes())
-        }
-        other => other,
-    }
-}
-
-/// Whether the holder's process is gone: seen in the process table on this machine, by a missing heartbeat elsewhere.
-fn abandoned(path: &Path, holder: &str) -> bool {
-    let mut parts = holder.split(' ');
-    let (machine, pid, start) = (parts.next(), parts.next().and_then(|p| p.parse::<u32>().ok()), parts.next());
-    if let (Some(machine), Some(pid), Some(start)) = (machine, pid, start)
-        && machine == host()
-        && Path::new("/proc/self/stat").exists()
-    {
-        return started(pid) != start;
-    }
-    let age = fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
-    age.is_some_and(|age| age > STALE)
-}
-
-fn host() -> String {
-    let name = rustix::system::uname();
-    name.nodename().to_string_lossy().replace(' ', "-")
-}
-
-/// When a process started, in clock ticks since boot: tells a process from a later one with the same number. Empty if there
-/// is none.
-fn started(pid: u32) -> String {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(19)).unwrap_or_default().to_string()
+fn describe(path: &Path) -> io::Result<Output> {
+    let bytes = fs::metadata(path)?.len();
+    let sha256 = if bytes <= HASHED { Some(hex(&Sha256::digest(fs::read(path)?))) } else { None };
+    Ok(Output { bytes, sha256 })
 }
 
 /// Reads a JSON file.
@@ -242,27 +279,6 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_lock_keeps_others_out_until_it_is_dropped() {
-        let folder = tempfile::tempdir().unwrap();
-        let run = RunFolder::open(folder.path()).unwrap();
-        let lock = run.lock("a").unwrap();
-        assert!(matches!(run.lock("a"), Err(StoreError::Locked { .. })));
-        drop(lock);
-        assert!(run.lock("a").is_ok());
-    }
-
-    #[test]
-    fn a_lock_of_a_dead_process_is_taken_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let run = RunFolder::open(folder.path()).unwrap();
-        std::fs::create_dir_all(run.step("a")).unwrap();
-        // The same process number with another start: it is another process.
-        let text = format!("{} {} 1", host(), std::process::id());
-        std::fs::write(run.step("a").join("lock"), text).unwrap();
-        assert!(run.lock("a").is_ok());
-    }
 
     #[test]
     fn a_step_is_complete_when_its_status_says_so() {

@@ -196,6 +196,12 @@ pub fn latest(output: &Path, fingerprint: &str) -> Result<Option<Saved>, TrainEr
     Ok(None)
 }
 
+/// The optimizer step of the newest state in `output`, 0 where there is none; whether it is whole is not looked at.
+pub fn newest_state(output: &Path) -> usize {
+    let all = ["resume-", "checkpoint-"].into_iter().filter_map(|prefix| folders(output, prefix).ok()).flatten();
+    all.filter(|(_, folder)| folder.join(STATE).is_file()).map(|(step, _)| step).max().unwrap_or(0)
+}
+
 /// Removes all that a run left in `output`.
 ///
 /// # Errors

@@ -57,6 +57,9 @@ pub enum TrainError {
     /// Dev tasks could not be scored.
     #[error("train.eval_tasks: {0}")]
     Tasks(String),
+    /// The evaluation that decides whether a run goes on.
+    #[error("{0}")]
+    Hold(String),
     /// No batch can be made, or the data cannot be used.
     #[error("{0}")]
     Data(String),

@@ -122,6 +122,14 @@ impl DevPoint {
             task => self.tasks.get(task).copied(),
         }
     }
+
+    /// All of it by name.
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let mut all = self.tasks.clone();
+        all.extend(self.loss.map(|v| ("loss".to_string(), v)));
+        all.extend(self.mrr.map(|v| ("mrr".to_string(), v)));
+        all
+    }
 }
 
 /// What a run leaves.
@@ -153,6 +161,10 @@ pub struct Output {
     pub weight_bytes: WeightBytes,
     /// What a reader must know.
     pub warnings: Vec<Warning>,
+    /// Weights that are trained.
+    pub trainable: u64,
+    /// Whether the run was held at an evaluation, and is not at its end.
+    pub held: bool,
 }
 
 /// Optimizer steps that `batches` batches an epoch give; `max_steps` may end the run sooner.
@@ -223,6 +235,9 @@ pub struct Run<'a> {
     pub fixed_batches: Option<&'a [Vec<usize>]>,
     /// Ends the run after this many steps as if it were killed; for tests of taking it up.
     pub stop_after: Option<usize>,
+    /// Told (step, metrics) after an evaluation whose state is saved, also when a run is taken up there; `true` ends the run as
+    /// if it were killed.
+    pub hold: Option<&'a dyn Fn(usize, &BTreeMap<String, f64>) -> Result<bool, String>>,
 }
 
 /// Trains, evaluates, and saves the checkpoints; takes an interrupted run up where its last state was saved. On the CPU a run

@@ -229,6 +229,8 @@ impl<'a> Trainer<'a> {
                 truncated: (0, 0),
                 weight_bytes: embedder.weight_bytes(),
                 warnings: Vec::new(),
+                trainable: vars.values().map(|v| v.as_tensor().elem_count() as u64).sum(),
+                held: false,
             },
             last_state: Instant::now(),
             run,
@@ -327,7 +329,8 @@ impl<'a> Trainer<'a> {
             self.evaluate(&dev, 0)?;
         }
         let start = self.optimizer.steps();
-        if start < self.steps && !self.stopped {
+        self.out.held = !fresh && !self.stopped && start < self.steps && self.is_held(start)?;
+        if start < self.steps && !self.stopped && !self.out.held {
             std::thread::scope(|scope| {
                 let (send, receive) = sync_channel(AHEAD);
                 let made =
@@ -345,7 +348,8 @@ impl<'a> Trainer<'a> {
                 result
             })?;
         }
-        if run.stop_after.is_some_and(|after| self.optimizer.steps() >= after) && self.optimizer.steps() < self.steps {
+        let cut = run.stop_after.is_some_and(|after| self.optimizer.steps() >= after);
+        if self.out.held || (cut && self.optimizer.steps() < self.steps) {
             self.out.steps = self.optimizer.steps();
             return Ok((self.out, self.embedder));
         }
@@ -379,11 +383,20 @@ impl<'a> Trainer<'a> {
             } else if self.run.output.is_some() && self.state_due(step, due) {
                 self.save_state_between()?;
             }
-            if over || last || self.run.stop_after.is_some_and(|after| step >= after) {
+            self.out.held = due && !over && !last && self.is_held(step)?;
+            if over || last || self.out.held || self.run.stop_after.is_some_and(|after| step >= after) {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether the run is to end here for now, told by the evaluation of this step.
+    fn is_held(&self, step: usize) -> Result<bool, TrainError> {
+        match (self.run.hold, self.out.dev.last().filter(|point| point.step == step)) {
+            (Some(hold), Some(point)) => hold(step, &point.metrics()).map_err(TrainError::Hold),
+            _ => Ok(false),
+        }
     }
 
     fn state_due(&self, step: usize, evaluated: bool) -> bool {
