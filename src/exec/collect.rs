@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 
-use super::steps::{MergeLog, ScoreLog, TrainLog};
+use super::merging::MergeLog;
+use super::steps::{ScoreLog, TrainLog};
 use super::{Engine, ExecError};
 use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind};
 use crate::data::atomic;
-use crate::plan::ModelRef;
+use crate::plan::{Method, ModelRef};
 use crate::store::folder::{StoreError, read_json, write_json};
 use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Variant, VariantKind};
 use crate::store::scoring::rule_score;
@@ -66,11 +67,11 @@ impl Engine<'_> {
             notes.push(format!("{whose}: {warning}"));
         }
         let mut searches = Vec::new();
-        let mut alphas = BTreeMap::new();
+        let mut merges = BTreeMap::new();
         for number in 0..plan.merges.len() {
             let log: MergeLog = read_json(&self.output(&ModelRef::Merged(number), "merge.json")?)?;
-            alphas.insert(number, log.alpha);
-            searches.extend(log.search);
+            searches.extend(log.search.clone());
+            merges.insert(number, log);
         }
         let mut variants = Vec::new();
         for model in plan.models() {
@@ -78,7 +79,7 @@ impl Engine<'_> {
                 continue;
             };
             let read = |id: &str| read_json::<ScoreLog>(&self.folder.step(id).join("scores.json"));
-            variants.push(self.variant(&model, &alphas, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone()));
+            variants.push(self.variant(&model, &merges, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone()));
         }
         for task in &plan.tasks {
             if variants.first().is_some_and(|v: &Variant| !v.dev.iter().any(|t| t.name == task.name)) {
@@ -128,7 +129,7 @@ impl Engine<'_> {
     fn variant(
         &self,
         model: &ModelRef,
-        alphas: &BTreeMap<usize, f64>,
+        merges: &BTreeMap<usize, MergeLog>,
         dev: Vec<TaskRecord>,
         test: Vec<TaskRecord>,
         id: String,
@@ -143,20 +144,27 @@ impl Engine<'_> {
             ),
             ModelRef::Merged(number) => {
                 let merge = &plan.merges[*number];
-                let kind = VariantKind::Merged {
-                    first: label(merge.pair.0),
-                    second: label(merge.pair.1),
-                    alpha: alphas.get(number).copied().unwrap_or_default(),
-                    auto: merge.alpha.is_none(),
-                    layers: None,
+                let name = |at: usize| merge.models.get(at).map_or("", |&model| plan.part_label(model)).to_string();
+                let kind = match &merge.method {
+                    Method::Slerp { .. } => VariantKind::Merged {
+                        first: name(0),
+                        second: name(1),
+                        alpha: merges.get(number).map_or(0.0, |log| log.alpha),
+                        auto: merge.is_searched(),
+                        layers: merges.get(number).and_then(|log| log.layers.clone()),
+                    },
+                    Method::Linear { weights, .. } => VariantKind::Averaged {
+                        models: (0..merge.models.len()).map(name).collect(),
+                        weights: weights.clone(),
+                    },
                 };
                 (kind, merge.shared.clone())
             }
         };
-        let alpha = if let ModelRef::Merged(number) = model { alphas.get(number).copied() } else { None };
+        let alpha = if let ModelRef::Merged(number) = model { merges.get(number).map(MergeLog::shown) } else { None };
         Variant {
             id,
-            label: plan.label(model, alpha),
+            label: plan.label(model, alpha.as_deref()),
             kind,
             settings: settings.into_iter().collect(),
             cost: Cost::default(),

@@ -4,6 +4,7 @@ pub mod collect;
 pub mod datasets;
 pub mod dev_tasks;
 pub mod encoder;
+mod merging;
 pub mod precomputed;
 pub mod settings;
 mod steps;
