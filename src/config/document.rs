@@ -65,11 +65,7 @@ impl Document {
                         node.value = Value::Text(String::new());
                     }
                     let node = node.relocated(&origin);
-                    // The keys of a grid are dotted themselves.
-                    match key.trim().strip_prefix("grid.") {
-                        Some(axis) => root.set(&["grid", axis], node),
-                        None => root.set(&key.trim().split('.').collect::<Vec<_>>(), node),
-                    }
+                    root.set(&path_of(key.trim()), node);
                 }
                 Err((_, message)) => faults.add(&origin, message),
             }
@@ -103,4 +99,17 @@ impl Document {
         let config = read::config(&self.root, &self.folder, &faults);
         faults.finish(config)
     }
+}
+
+/// The keys on the way to a setting. The axes of a grid, and what trials set and merges select, have dotted keys themselves.
+fn path_of(key: &str) -> Vec<&str> {
+    let parts: Vec<&str> = key.split('.').collect();
+    let outer = match parts.as_slice() {
+        ["grid", _, ..] => 1,
+        ["trials", _, "set", _, ..] => 3,
+        ["merge", _, "slerp", "first" | "second", _, ..] => 4,
+        ["merge", _, "linear", "models", _, _, ..] => 5,
+        _ => return parts,
+    };
+    key.splitn(outer + 1, '.').collect()
 }

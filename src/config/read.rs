@@ -8,6 +8,7 @@ use super::read_sweep::{read_choose, read_prune, read_run, read_score};
 use super::read_training::{cross_check, read_adapter, read_data, read_loss, read_train, read_tsdae};
 use super::reader::{Faults, Reader};
 use super::schema::{Base, Config, Objective, Scratch};
+use super::trials::read_search;
 
 /// Reads the tree; faults go to `faults`, and the result counts only if there are none.
 pub(super) fn config(root: &Node, folder: &Path, faults: &Faults) -> Config {
@@ -28,6 +29,7 @@ pub(super) fn config(root: &Node, folder: &Path, faults: &Faults) -> Config {
         adapter: read_adapter(&r),
         tsdae: read_tsdae(&r, objective),
         train: read_train(&r, folder),
+        search: read_search(&r),
         merge: read_merges(&r),
         prune: read_prune(&r),
         score: read_score(&r, folder),

@@ -157,10 +157,59 @@ fn each_fault_is_told_with_its_place() {
             "choose: {by: mean_task_typ}",
             "c.yaml:4: choose.by = mean_task_typ: must be mean_task_type, mean_task or a task's name; did you mean `mean_task_type`?",
         ),
-        ("run: {executor: slrum}", "c.yaml:4: run.executor = slrum: must be local or slurm; did you mean `slurm`?"),
+        ("run: {executor: slrum}", "c.yaml:4: run.executor = slrum: must be one of local, slurm"),
         ("run: {dtype: f16}", "c.yaml:4: run.dtype = f16: must be one of f32, bf16; did you mean `bf16`?"),
         ("run: {device: gpu}", "c.yaml:4: run.device = gpu: must be auto, cpu, cuda or cuda:N"),
-        ("merge: [{linear: {}}]", "c.yaml:4: merge: must be {slerp: {first: …, second: …, alpha: auto}}"),
+        (
+            "merge: [{ties: {}}]",
+            "c.yaml:4: merge: must be {slerp: {first: …, second: …, alpha: auto}} or {linear: {models: […], weights: equal}}",
+        ),
+        (
+            "merge: [{linear: {}}]",
+            "c.yaml:4: merge.linear.models: must list two or more models, such as [{train.seed: 1}, {train.seed: 2}], or give \
+             over: AXIS",
+        ),
+        (
+            "merge: [{linear: {models: [{name: a}, 3]}}]",
+            "c.yaml:4: merge.linear.models: 3 must be a mapping of an axis to a value, such as {train.seed: 1}",
+        ),
+        (
+            "merge: [{linear: {models: [{name: a}, {name: b}], weights: [0.5, 0.2, 0.3]}}]",
+            "c.yaml:4: merge.linear.weights = [0.5, 0.2, 0.3]: 3 weights for 2 models: give one each",
+        ),
+        (
+            "merge: [{linear: {models: [{name: a}, {name: b}], weights: [0.5, 0.6]}}]",
+            "c.yaml:4: merge.linear.weights = [0.5, 0.6]: sum to 1.1: they must sum to 1",
+        ),
+        (
+            "merge: [{linear: {over: train.seed, weights: [0.5, -0.5]}}]",
+            "c.yaml:4: merge.linear.weights = [0.5, -0.5]: must be `equal`, or a list of numbers from 0 to 1, one a model",
+        ),
+        (
+            "merge: [{linear: {over: train.seed, models: [{name: a}, {name: b}]}}]",
+            "c.yaml:4: merge.linear: selects its models twice: give models, or over",
+        ),
+        ("merge: [{slerp: {pairs: some}}]", "c.yaml:4: merge.slerp.pairs = some: must be one of all"),
+        (
+            "merge: [{slerp: {pairs: all, over: objective}}]",
+            "c.yaml:4: merge.slerp: selects its pairs twice: give first and second, or over, or pairs: all",
+        ),
+        (
+            "merge: [{slerp: {pairs: all, alpha: 1.5}}]",
+            "c.yaml:4: merge.slerp.alpha = 1.5: must be `auto`, a number from 0 to 1, a list of such, or {layers: auto} or \
+             {layers: [0, 1]}",
+        ),
+        (
+            "merge: [{slerp: {pairs: all, alpha: {layers: [0.5]}}}]",
+            "c.yaml:4: merge.slerp.alpha.layers = [0.5]: must be `auto`, or two or more numbers from 0 to 1, from the first \
+             layer to the last",
+        ),
+        ("search: {sample: 0}", "c.yaml:4: search.sample = 0: must be a whole number from 1 to 10000"),
+        ("search: {limit: 20000}", "c.yaml:4: search.limit = 20000: must be a whole number from 1 to 10000"),
+        (
+            "search: {sample: 20, limit: 10}",
+            "c.yaml:4: search.sample = 20: is more than search.limit (10): draw fewer than 20, or raise the limit",
+        ),
         (
             "objective: symmetric\ntrain:\n  max_length: {query: 32, document: 128}",
             "c.yaml:6: train.max_length: objective symmetric encodes both sides alike: make the lengths equal, or use asymmetric",
@@ -478,7 +527,8 @@ fn faults_of_grids_trials_and_merges() {
         ),
         (
             format!("grid: {{train.seed: [{0}], train.epochs: [{0}]}}", many.join(", ")),
-            "c.yaml:4: grid: spans more than 10000 trials: give fewer values",
+            "c.yaml:4: grid: spans 10201 trials, more than 10000: give fewer values, tie axes to settings with `when`, or draw \
+             some points at random (search: {sample: 100})",
         ),
         (
             format!("{grid}trials: [{{name: a}}]"),
@@ -547,4 +597,265 @@ fn limits_of_single_tasks_replace_the_general_one() {
     let error = check("score: {limits: {A: 3, B: [1]}}\n", &[]).unwrap_err().to_string();
     assert!(error.contains("c.yaml:4: score.limits.A = 3 must be a whole number from 20"), "{error}");
     assert!(error.contains("score.limits.B = [1] must be"), "{error}");
+}
+
+#[test]
+fn ranges_are_axes() {
+    let axes = |grid: &str| {
+        let document = parse(&format!("{NEEDED}grid: {{{grid}}}\n"), &[]).unwrap();
+        let axes = document.axes().unwrap();
+        axes[0].1.iter().map(|node| node.value.show()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        axes("train.lr: {from: 1e-5, to: 1e-3, count: 5, scale: log}"),
+        ["1e-5", "3.16e-5", "1e-4", "3.16e-4", "0.001"]
+    );
+    assert_eq!(axes("train.epochs: {from: 1, to: 10, step: 3}"), ["1", "4", "7", "10"]);
+    assert_eq!(axes("adapter.rank: {from: 8, to: 64, count: 4, scale: log}"), ["8", "16", "32", "64"]);
+    assert_eq!(axes("train.ema: {from: 0.9, to: 0.99, count: 4}"), ["0.9", "0.93", "0.96", "0.99"]);
+    assert_eq!(axes("train.lr: {values: [1e-5, 2e-5]}"), ["1e-5", "2e-5"]);
+    // Whole numbers stay whole, and what is set on the command line reads alike.
+    let found = trials("", &["grid.train.epochs={from: 1, to: 3, count: 3}", "grid.train.lr=[1e-5]"]).unwrap();
+    assert_eq!(labels(&found), ["epochs=1 lr=1e-5", "epochs=2 lr=1e-5", "epochs=3 lr=1e-5"]);
+    assert_eq!(found[2].config.train.epochs, 3);
+}
+
+#[test]
+fn faults_of_ranges_and_conditions() {
+    for (grid, expected) in [
+        ("train.lr: {}", "grid.train.lr: must be a list of at least one value"),
+        ("train.lr: 1e-5", "grid.train.lr: must be a list of at least one value"),
+        (
+            "train.lr: {from: 1e-5, count: 3}",
+            "grid.train.lr.to: is missing: a range has from and to, and count or step",
+        ),
+        ("train.lr: {from: 2, to: 1, count: 3}", "grid.train.lr.to = 1: must be above from (2)"),
+        ("train.lr: {from: 0, to: 1, count: 3, scale: log}", "grid.train.lr.from = 0: must be above 0 for scale log"),
+        (
+            "train.lr: {from: 0, to: 1}",
+            "grid.train.lr: a range needs one of count (how many values) and step (how far apart)",
+        ),
+        (
+            "train.lr: {from: 1, to: 2, step: 0.1, scale: log}",
+            "grid.train.lr.scale = log: has no meaning with step, which adds: give count instead of step",
+        ),
+        ("train.lr: {from: 0, to: 1, count: 1}", "grid.train.lr.count = 1: must be a whole number from 2 to 10000"),
+        (
+            "train.lr: {from: 0, to: 1, step: 1e-9}",
+            "grid.train.lr.step = 1e-9: gives more than 10000 values: make it larger",
+        ),
+        (
+            "train.lr: {from: 0, to: 1, count: 3, values: [1]}",
+            "grid.train.lr: gives its values twice: give one of {values: […]}, {from, to, count, scale: linear|log}, {from, to, \
+             step}, {uniform: [a, b]}, {log_uniform: [a, b]} or {whole: [a, b]}",
+        ),
+        ("train.lr: {form: 0, to: 1, count: 3}", "unknown key `grid.train.lr.form`; did you mean `from`?"),
+        (
+            "train.lr: {uniform: [1, 0]}",
+            "grid.train.lr.uniform = [1, 0]: must be two numbers, the lower first, such as [1e-5, 1e-3]",
+        ),
+        (
+            "train.lr: {log_uniform: [0, 1]}",
+            "grid.train.lr.log_uniform = [0, 1]: must be above 0: zero has no order of magnitude",
+        ),
+        (
+            "train.batch: {whole: [2, 4.5]}",
+            "grid.train.batch.whole = [2, 4.5]: must be two whole numbers, such as [4, 64]",
+        ),
+        (
+            "train.batch: {whole: [2, 4]}",
+            "grid.train.batch: is a distribution: say how many points are drawn, such as search: {sample: 20}, or give a list \
+             or a range",
+        ),
+        (
+            "train.lr: {values: [1e-5], when: 3}",
+            "grid.train.lr.when = 3: must be a mapping of a setting to its values, such as {adapter.kind: [lora, qlora]}",
+        ),
+        (
+            "train.lr: {values: [1e-5], when: {objectve: symmetric}}",
+            "grid.train.lr.when.objectve: is neither an axis nor set in this config: set it, so that its value is known",
+        ),
+        (
+            "train.lr: {values: [1e-5], when: {objective: symmetric}}",
+            "grid.train.lr: applies to no trial: its `when` never holds",
+        ),
+        (
+            "train.lr: {values: [1e-5], when: {adapter.kind: lorra}}, adapter.kind: [full, lora]",
+            "grid.train.lr.when.adapter.kind = lorra: no trial has this; there are full, lora; did you mean `lora`?",
+        ),
+        (
+            "train.lr: {values: [1e-5], when: {train.lr: 1e-5}}",
+            "grid.train.lr.when.train.lr: an axis cannot depend on itself",
+        ),
+        (
+            "adapter.kind: [full, lora], adapter.quantization: [nf4, int8]",
+            "grid.adapter.quantization: applies to no trial: adapter.kind is full; make it lora",
+        ),
+        ("prune.factor: [2, 3]", "grid.prune.factor: cannot be an axis: it is the same for all trials of a sweep"),
+        ("search.seed: [2, 3]", "grid.search.seed: cannot be an axis: it is the same for all trials of a sweep"),
+    ] {
+        let found = errors(trials(&format!("grid: {{{grid}}}\n"), &[]));
+        let expected = format!("c.yaml:4: {expected}");
+        assert!(found.iter().any(|line| *line == expected), "{grid:?}\nexpected {expected}\nfound    {found:#?}");
+    }
+    let limit =
+        "grid: {train.seed: {from: 1, to: 12, step: 1}, objective: [symmetric, asymmetric]}\nsearch: {limit: 20}\n";
+    let found = errors(trials(limit, &[]));
+    let expected = "c.yaml:4: grid: spans 24 trials, more than search.limit 20: give fewer values, tie axes to settings with \
+                    `when`, or draw some points at random (search: {sample: 20})";
+    assert_eq!(found, [expected]);
+    assert_eq!(trials(limit, &["search.limit=24"]).unwrap().len(), 24);
+    let named = "trials: [{name: a}, {name: b}]\n";
+    assert_eq!(
+        errors(trials(named, &["search.limit=1"])),
+        ["c.yaml:4: trials: names 2 trials, more than search.limit 1: name fewer"]
+    );
+    assert!(errors(trials(named, &["search.sample=1"]))[0].contains("names its trials: leave it out"));
+    assert!(errors(trials("", &["search.sample=1"]))[0].contains("draws from a grid, and there is none"));
+    assert!(errors(trials("trials: [{name: base}, {name: b}]\n", &[]))[0].contains("what merges call the base model"));
+}
+
+#[test]
+fn conditional_axes_apply_where_they_say() {
+    let grid = "grid:\n  adapter.rank: {values: [8, 32], when: {objective: symmetric}}\n  objective: [symmetric, asymmetric]\n  \
+                adapter.kind: [full, lora]\n";
+    let expected = ["r8 symmetric lora", "symmetric full", "asymmetric full", "asymmetric lora", "r32 symmetric lora"];
+    let found = trials(grid, &[]).unwrap();
+    let mut sorted = labels(&found);
+    sorted.sort_unstable();
+    let mut wanted = expected.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(sorted, wanted);
+    // A setting that is not written may be named where every config has it; a dropped axis leaves the config's own value.
+    let by_setting = "loss: {temperature: 0.02}\ngrid:\n  train.lr: [1e-5, 2e-5]\n  loss.temperature: {values: [0.05], when: {train.lr: \
+                      1e-5}}\n  train.seed: {values: [1, 2], when: {objective: asymmetric, loss.temperature: [0.05]}}\n";
+    let found = trials(by_setting, &[]).unwrap();
+    assert_eq!(labels(&found), ["lr=1e-5 T0.05 s1", "lr=1e-5 T0.05 s2", "lr=2e-5"]);
+    assert_eq!(found[2].config.loss.temperature, 0.02);
+}
+
+#[test]
+fn samples_are_distinct_stable_and_nested() {
+    let grid =
+        "grid: {train.seed: {from: 1, to: 10, step: 1}, objective: [symmetric, asymmetric], train.lr: [1e-5, 2e-5]}\n";
+    let draw = |sample: usize, seed: usize| {
+        let found = trials(grid, &[&format!("search.sample={sample}"), &format!("search.seed={seed}")]).unwrap();
+        labels(&found).into_iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (five, ten) = (draw(5, 1), draw(10, 1));
+    // Of Python's random.Random(1): swaps of place i with i + randbelow(40 - i).
+    assert_eq!(
+        five,
+        [
+            "s3 symmetric lr=1e-5",
+            "s10 symmetric lr=2e-5",
+            "s2 asymmetric lr=1e-5",
+            "s5 asymmetric lr=2e-5",
+            "s3 asymmetric lr=2e-5"
+        ]
+    );
+    assert_eq!(five[..], ten[..5]);
+    assert_ne!(five, draw(5, 2));
+    let mut all = draw(39, 1);
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 39);
+    // A sample of all there is, is the grid.
+    assert_eq!(draw(40, 1), labels(&trials(grid, &[]).unwrap()));
+    assert_eq!(draw(100, 1).len(), 40);
+}
+
+#[test]
+fn distributions_are_drawn_within_their_bounds() {
+    let grid = "search: {sample: 200}\ngrid:\n  train.lr: {log_uniform: [1e-5, 1e-3]}\n  train.weight_decay: {uniform: [0, 0.1]}\n  train.batch: \
+                {whole: [4, 64]}\n";
+    let document = parse(&format!("{NEEDED}{grid}"), &[]).unwrap();
+    let found = document.trials().unwrap();
+    assert_eq!(found.len(), 200);
+    let train = || found.iter().map(|trial| &trial.config.train);
+    assert!(train().all(|t| (1e-5..=1e-3).contains(&t.lr) && (0.0..=0.1).contains(&t.weight_decay)));
+    assert!(train().all(|t| (4..=64).contains(&t.batch)));
+    // Half of the rates are below the middle of the exponents, half of the decays below the middle: 100 ± 4 standard deviations.
+    let below = |of: &dyn Fn(&super::schema::Train) -> bool| train().filter(|t| of(t)).count();
+    assert!((72..=128).contains(&below(&|t| t.lr < 1e-4)) && (72..=128).contains(&below(&|t| t.weight_decay < 0.05)));
+    // Three digits, and the axes are the values drawn, ascending.
+    assert!(found.iter().all(|trial| trial.axes[0].1.trim_start_matches("0.").split('e').next().unwrap().len() <= 6));
+    let axes = document.axes().unwrap();
+    let rates: Vec<f64> = axes[0].1.iter().map(|node| node.value.show().parse().unwrap()).collect();
+    assert!(rates.windows(2).all(|pair| pair[0] < pair[1]) && rates.len() > 150);
+    // More than there are.
+    let few = "search: {sample: 10}\ngrid: {train.batch: {whole: [4, 6]}}\n";
+    assert_eq!(labels(&trials(few, &[]).unwrap()), ["batch=4", "batch=5", "batch=6"]);
+    let narrow = "search: {sample: 5000}\ngrid: {train.ema: {uniform: [0.5, 0.9]}}\n";
+    let error = &errors(trials(narrow, &[]))[0];
+    assert!(error.contains("different points were found where search.sample asks for 5000"), "{error}");
+}
+
+#[test]
+fn merges_read_as_written() {
+    use super::schema::{Linear, Merge, Pairs, Weights};
+    let text = "grid: {train.seed: [1, 2, 3], objective: [symmetric, asymmetric]}\nmerge:\n  - slerp: {pairs: all}\n  - slerp: {over: \
+                objective, alpha: {layers: [0, 0.5, 1]}}\n  - slerp: {first: {name: base}, second: {train.seed: 1}, alpha: {layers: \
+                auto}, mode: whole}\n  - linear: {over: train.seed}\n  - linear: {models: [{train.seed: 1}, {train.seed: 2}], weights: \
+                [0.3, 0.7]}\n";
+    let found = trials(text, &[]).unwrap();
+    let merges = &found[0].config.merge;
+    let Merge::Slerp(first) = &merges[0] else { panic!("{merges:?}") };
+    assert_eq!((&first.pairs, &first.alpha, first.mode), (&Pairs::All, &Alpha::Auto, SlerpMode::Tensor));
+    let Merge::Slerp(second) = &merges[1] else { panic!("{merges:?}") };
+    assert_eq!((&second.pairs, &second.alpha), (&Pairs::Over("objective".into()), &Alpha::Layers(vec![0.0, 0.5, 1.0])));
+    let Merge::Slerp(third) = &merges[2] else { panic!("{merges:?}") };
+    let side = |key: &str, value: &str| vec![(key.to_string(), value.to_string())];
+    let sides = Pairs::Sides { first: side("name", "base"), second: side("train.seed", "1") };
+    assert_eq!((&third.pairs, &third.alpha), (&sides, &Alpha::AutoLayers));
+    assert_eq!(
+        merges[3],
+        Merge::Linear(Linear { models: Vec::new(), over: Some("train.seed".into()), weights: Weights::Equal })
+    );
+    let Merge::Linear(last) = &merges[4] else { panic!("{merges:?}") };
+    assert_eq!((last.models.len(), &last.weights), (2, &Weights::Given(vec![0.3, 0.7])));
+    // What is set on the command line reaches into lists, and dotted keys stay whole.
+    let sets = ["merge.0.slerp.alpha=0.3", "merge.2.slerp.second.train.seed=2", "merge.4.linear.models.0.train.seed=3"];
+    let changed = trials(text, &sets).unwrap();
+    let shown = format!("{:?}", changed[0].config.merge);
+    assert!(shown.contains("Values([0.3])") && shown.contains(r#"second: [("train.seed", "2")]"#), "{shown}");
+    assert!(shown.contains(r#"models: [[("train.seed", "3")], [("train.seed", "2")]]"#), "{shown}");
+    for (set, expected) in [
+        (
+            "merge.1.slerp.over=objectve",
+            "--set merge.1.slerp.over=objectve: merge.slerp.over = objectve: no axis of this name; there are train.seed, objective; did you mean `objective`?",
+        ),
+        ("merge.4.linear.models.0.train.seed=2", "c.yaml:10: merge.linear.models: {train.seed: 2} is there twice"),
+        (
+            "merge.4.linear.models.0.train.seed=7",
+            "--set merge.4.linear.models.0.train.seed=7: merge.linear.models.train.seed = 7: no trial has this; there are 1, 2, 3",
+        ),
+        (
+            "merge.2.slerp.first.objective=symmetric",
+            "c.yaml:7: merge.slerp.first.name = base: is the base model, which has no axes: name it alone",
+        ),
+    ] {
+        let found = errors(trials(text, &[set]));
+        assert!(found.iter().any(|line| line == expected), "{set:?}\nexpected {expected}\nfound    {found:#?}");
+    }
+}
+
+#[test]
+fn what_named_trials_set_can_be_overridden() {
+    let named = "trials:\n  - {name: plain}\n  - {name: fast, set: {train.lr: 1e-5}}\n";
+    let found = trials(named, &["trials.1.set.train.lr=1e-3", "trials.0.set.train.batch=8"]).unwrap();
+    assert_eq!((found[1].config.train.lr, found[1].config.train.batch), (1e-3, 32));
+    assert_eq!(found[0].config.train.batch, 8);
+    assert_eq!(found[1].axes, [("train.lr".to_string(), "0.001".to_string())]);
+}
+
+#[test]
+fn trials_do_not_see_what_others_set() {
+    let found = trials(
+        "train: {lr: 1e-4}\ntrials:\n  - {name: a, set: {train.epochs: 3, loss.temperature: 0.5}}\n  - {name: b}\n",
+        &[],
+    );
+    let found = found.unwrap();
+    assert_eq!((found[0].config.train.epochs, found[0].config.train.lr), (3, 1e-4));
+    assert_eq!(found[1].config, check("train: {lr: 1e-4}\n", &[]).unwrap());
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use polars::prelude::{Column, DataFrame, ParquetWriter};
 
-use super::steps::{MergeLog, ScoreLog, TrainLog};
+use super::merging::MergeLog;
+use super::steps::{ScoreLog, TrainLog};
 use super::{Engine, ExecError, cost, prune};
 use crate::config::Trial;
 use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind};
 use crate::data::atomic;
-use crate::plan::ModelRef;
+use crate::plan::{Method, ModelRef};
 use crate::store::folder::{StepState, StoreError, read_json, write_json};
 use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Unfinished, Variant, VariantKind};
 use crate::store::scoring::rule_score;
@@ -74,14 +75,14 @@ impl Engine<'_> {
             notes.push(format!("{whose}: {warning}"));
         }
         let mut searches = Vec::new();
-        let mut alphas = BTreeMap::new();
+        let mut merges = BTreeMap::new();
         for number in 0..plan.merges.len() {
             if !self.is_made(&ModelRef::Merged(number)) {
                 continue;
             }
             let log: MergeLog = read_json(&self.output(&ModelRef::Merged(number), "merge.json")?)?;
-            alphas.insert(number, log.alpha);
-            searches.extend(log.search);
+            searches.extend(log.search.clone());
+            merges.insert(number, log);
         }
         let mut variants = Vec::new();
         for model in plan.models() {
@@ -93,7 +94,7 @@ impl Engine<'_> {
             }
             let read = |id: &str| read_json::<ScoreLog>(&self.folder.step(id).join("scores.json"));
             let mut variant =
-                self.variant(&model, &alphas, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone());
+                self.variant(&model, &merges, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone());
             variant.cost = self.cost(&model, &costs)?;
             variants.push(variant);
         }
@@ -188,7 +189,7 @@ impl Engine<'_> {
     fn variant(
         &self,
         model: &ModelRef,
-        alphas: &BTreeMap<usize, f64>,
+        merges: &BTreeMap<usize, MergeLog>,
         dev: Vec<TaskRecord>,
         test: Vec<TaskRecord>,
         id: String,
@@ -203,20 +204,27 @@ impl Engine<'_> {
             ),
             ModelRef::Merged(number) => {
                 let merge = &plan.merges[*number];
-                let kind = VariantKind::Merged {
-                    first: label(merge.pair.0),
-                    second: label(merge.pair.1),
-                    alpha: alphas.get(number).copied().unwrap_or_default(),
-                    auto: merge.alpha.is_none(),
-                    layers: None,
+                let name = |at: usize| merge.models.get(at).map_or("", |&model| plan.part_label(model)).to_string();
+                let kind = match &merge.method {
+                    Method::Slerp { .. } => VariantKind::Merged {
+                        first: name(0),
+                        second: name(1),
+                        alpha: merges.get(number).map_or(0.0, |log| log.alpha),
+                        auto: merge.is_searched(),
+                        layers: merges.get(number).and_then(|log| log.layers.clone()),
+                    },
+                    Method::Linear { weights, .. } => VariantKind::Averaged {
+                        models: (0..merge.models.len()).map(name).collect(),
+                        weights: weights.clone(),
+                    },
                 };
                 (kind, merge.shared.clone())
             }
         };
-        let alpha = if let ModelRef::Merged(number) = model { alphas.get(number).copied() } else { None };
+        let alpha = if let ModelRef::Merged(number) = model { merges.get(number).map(MergeLog::shown) } else { None };
         Variant {
             id,
-            label: plan.label(model, alpha),
+            label: plan.label(model, alpha.as_deref()),
             kind,
             settings: settings.into_iter().collect(),
             cost: Cost::default(),

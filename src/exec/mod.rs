@@ -9,6 +9,7 @@ mod estimate;
 pub mod event;
 pub mod heads;
 pub mod local;
+mod merging;
 pub mod precomputed;
 pub mod prune;
 pub mod settings;

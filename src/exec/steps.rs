@@ -1,6 +1,5 @@
 //! What each kind of step does.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -11,14 +10,10 @@ use super::training::{Hold, Training};
 use super::{Engine, ExecError, Outcome, settings};
 use crate::adapter::peft;
 use crate::config::schema::{Adapter, Base};
-use crate::merge::search::{self, best_of};
-use crate::merge::slerp;
-use crate::metric::bootstrap;
 use crate::model::{BuildOptions, Embedder, ModelFiles, prompts};
 use crate::plan::{ModelRef, Step};
 use crate::store::folder::{read_json, write_json};
-use crate::store::record::{AlphaPoint, AlphaSearch, TaskRecord, TrainingCurve};
-use crate::store::scoring::{rule_replicates, rule_score};
+use crate::store::record::{TaskRecord, TrainingCurve};
 use crate::task::evaluate::{Evaluation, evaluate, protocol_seeds};
 use crate::task::spec::{Split, TaskSpec};
 use crate::train::checkpoint;
@@ -40,14 +35,6 @@ pub(super) struct TrainLog {
     /// Weights that were trained; 0 in older runs.
     #[serde(default)]
     pub trainable: u64,
-}
-
-/// A finished merge.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct MergeLog {
-    pub alpha: f64,
-    pub linear_share: f64,
-    pub search: Option<AlphaSearch>,
 }
 
 /// Scores of a model on one side.
@@ -146,20 +133,7 @@ impl Engine<'_> {
         Ok(Some(DevTasks::load(&specs, &limit, self.datasets.as_ref(), self.protocol(), registered)?))
     }
 
-    /// A model's own files, adapters merged in.
-    fn merged_files(&self, model: &ModelRef) -> Result<ModelFiles, ExecError> {
-        match self.load(model)? {
-            Loaded::Files(files) => Ok(files),
-            // Into the weights as they are stored, whatever they were trained on.
-            Loaded::Adapted(base, adapter, _) => {
-                let mut weights = base.weights.clone();
-                adapter.merge_into(&mut weights).map_err(crate::model::ModelError::from)?;
-                Ok(base.with_weights(&weights))
-            }
-        }
-    }
-
-    fn load(&self, model: &ModelRef) -> Result<Loaded, ExecError> {
+    pub(super) fn load(&self, model: &ModelRef) -> Result<Loaded, ExecError> {
         let folder = self.plan.producer(model).map(|id| self.folder.step(id));
         match (model, folder) {
             (ModelRef::Base, _) => Ok(Loaded::Files((*self.base()?).clone())),
@@ -208,7 +182,7 @@ impl Engine<'_> {
     }
 
     /// Scores all tasks; each task's result is kept in `folder` as soon as it is known.
-    fn score_tasks(
+    pub(super) fn score_tasks(
         &self,
         embedder: &Embedder,
         split: Split,
@@ -244,87 +218,9 @@ impl Engine<'_> {
         log.truncated = encoder.truncated.get();
         Ok(log)
     }
-
-    pub(super) fn merge(&self, step: &Step, merge: usize) -> Result<(), ExecError> {
-        let plan = &self.plan.merges[merge];
-        let last = |trial: usize| ModelRef::Checkpoint { trial, step: self.plan.trials[trial].steps };
-        let first = self.merged_files(&last(plan.pair.0))?;
-        let second = self.merged_files(&last(plan.pair.1))?;
-        let base = self.base()?;
-        let mode = settings::slerp_mode(plan.slerp.mode);
-        let at = |alpha: f64| slerp::models(&first, &second, Some(&base), alpha, mode);
-        let folder = self.folder.step(&step.id);
-        let (alpha, search) = match plan.alpha {
-            Some(alpha) => (alpha, None),
-            None => {
-                let search = self.search(&folder, merge, &at)?;
-                (search.chosen, Some(search))
-            }
-        };
-        let merged = at(alpha)?;
-        let (a, b) = (&self.plan.trials[plan.pair.0].trial.label, &self.plan.trials[plan.pair.1].trial.label);
-        let card = format!(
-            "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n---\n\n\
-             # SLERP of two fine-tuned models\n\n`{a}` and `{b}`, α = {alpha} (weight of the second), made with embeval.\n"
-        );
-        merged.files.save(&folder.join("model"), &card)?;
-        let log = MergeLog { alpha, linear_share: merged.linear_share, search };
-        Ok(write_json(&folder.join("merge.json"), &log)?)
-    }
-
-    fn search(
-        &self,
-        folder: &Path,
-        merge: usize,
-        at: &dyn Fn(f64) -> Result<slerp::Merged, crate::model::ModelError>,
-    ) -> Result<AlphaSearch, ExecError> {
-        let plan = &self.plan.merges[merge];
-        let choose = &self.plan.config.choose;
-        let split = if choose.on_test { Split::Test } else { Split::Dev };
-        let limits = search::Plan { tolerance: plan.slerp.tolerance, budget: plan.slerp.budget };
-        let mut points: Vec<(f64, f64)> = Vec::new();
-        let mut records: BTreeMap<String, Vec<TaskRecord>> = BTreeMap::new();
-        let mut linear_share = 0.0;
-        while let Some(alpha) = search::next(&points, limits) {
-            let path = folder.join(format!("alpha-{alpha:.6}.json"));
-            if read_json::<Vec<TaskRecord>>(&path).is_err() {
-                let merged = at(alpha)?;
-                let options = BuildOptions { device: self.device.clone(), ..Default::default() };
-                let embedder = Embedder::build(&merged.files, &options)?;
-                write_json(&path, &self.score_tasks(&embedder, split, choose.seeds, None)?.tasks)?;
-            }
-            // Read back in every case, so that a search that was interrupted sees the same numbers.
-            let scored: Vec<TaskRecord> = read_json(&path)?;
-            let score = rule_score(&scored, choose.by.name()).ok_or_else(|| {
-                ExecError::Other(format!("choose.by = {}: no task gives this on {}", choose.by.name(), split.name()))
-            })?;
-            points.push((alpha, score));
-            records.insert(format!("{alpha:.6}"), scored);
-            self.advances(points.len(), limits.budget, &format!("α {alpha:.3}: {score:.4}"));
-        }
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let best = best_of(&points).ok_or_else(|| ExecError::Other("the search for α evaluated nothing".into()))?;
-        if let Some(half) = points.iter().find(|p| p.0 > 0.0 && p.0 < 1.0) {
-            linear_share = at(half.0)?.linear_share;
-        }
-        let mut out = Vec::with_capacity(points.len());
-        for &(alpha, score) in &points {
-            let scored = &records[&format!("{alpha:.6}")];
-            let interval = bootstrap::interval(&rule_replicates(scored, choose.by.name()), 0.95);
-            out.push(AlphaPoint { alpha, score, interval });
-        }
-        Ok(AlphaSearch {
-            first: self.plan.trials[plan.pair.0].trial.label.clone(),
-            second: self.plan.trials[plan.pair.1].trial.label.clone(),
-            chosen: points[best].0,
-            evaluations: points.len(),
-            points: out,
-            linear_share,
-        })
-    }
 }
 
-enum Loaded {
+pub(super) enum Loaded {
     Files(ModelFiles),
     Adapted(ModelFiles, crate::adapter::Adapter, Option<crate::adapter::Quantization>),
 }

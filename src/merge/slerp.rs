@@ -2,6 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
+use super::{check, depth};
 use crate::model::weights::Weights;
 use crate::model::{ModelError, ModelFiles};
 
@@ -58,61 +59,27 @@ pub struct Merged {
     pub linear_share: f64,
 }
 
-/// Checks that two models can be merged: same architecture, pooling, heads, prompts and tokenizer, same tensors.
+/// SLERP of two models; α 0 is the first, 1 the second. One `alpha` holds for all tensors, several are values along the depth
+/// ([`depth::of_tensor`]). `base` is what both started from, needed for [`Mode::Delta`]. In [`Mode::Whole`] the angle is that
+/// of the whole, whatever α a tensor has.
 ///
 /// # Errors
-/// What differs, by name.
-pub fn check(first: &ModelFiles, second: &ModelFiles) -> Result<(), ModelError> {
-    let fail = |message: String| {
-        Err(ModelError::file(&second.path, format!("cannot be merged with {}: {message}", first.path.display())))
-    };
-    if first.architecture != second.architecture {
-        return fail("the architectures differ (config.json)".into());
-    }
-    let (a, b) = (&first.layout, &second.layout);
-    if a.pooling != b.pooling || a.include_prompt != b.include_prompt {
-        return fail(format!("the pooling differs ({:?} and {:?})", a.pooling, b.pooling));
-    }
-    if a.heads != b.heads {
-        return fail("the modules after pooling differ (modules.json)".into());
-    }
-    if a.prompts != b.prompts {
-        return fail("the prompts differ (config_sentence_transformers.json)".into());
-    }
-    if first.tokenizer_content() != second.tokenizer_content() {
-        return fail("the tokenizers differ (tokenizer.json)".into());
-    }
-    for (name, tensor) in &first.weights {
-        match second.weights.get(name) {
-            None => return fail(format!("it has no tensor `{name}`")),
-            Some(other) if other.dims() != tensor.dims() => {
-                return fail(format!("tensor `{name}` is {:?} there and {:?} here", tensor.dims(), other.dims()));
-            }
-            Some(_) => {}
-        }
-    }
-    match second.weights.keys().find(|name| !first.weights.contains_key(*name)) {
-        Some(name) => fail(format!("tensor `{name}` is in this one alone")),
-        None => Ok(()),
-    }
-}
-
-/// SLERP of two models; `alpha` 0 is the first, 1 the second. `base` is what both started from, needed for
-/// [`Mode::Delta`].
-///
-/// # Errors
-/// Where the models cannot be merged ([`check`]), α is outside 0 to 1, or the base is missing.
+/// Where the models cannot be merged ([`check`]), an α is outside 0 to 1 or none is given, or the base is missing.
 pub fn models(
     first: &ModelFiles,
     second: &ModelFiles,
     base: Option<&ModelFiles>,
-    alpha: f64,
+    alpha: &[f64],
     mode: Mode,
 ) -> Result<Merged, ModelError> {
     check(first, second)?;
-    if !(0.0..=1.0).contains(&alpha) {
+    if let Some(alpha) = alpha.iter().find(|alpha| !(0.0..=1.0).contains(*alpha)) {
         return Err(ModelError::file(&first.path, format!("alpha {alpha} must be from 0 to 1")));
     }
+    if alpha.is_empty() {
+        return Err(ModelError::file(&first.path, "no alpha is given"));
+    }
+    let layers = first.architecture.layers();
     let base = match (mode, base) {
         (Mode::Delta, None) => {
             return Err(ModelError::file(
@@ -133,7 +100,7 @@ pub fn models(
             let (ab, aa, bb) = dots(&values(a)?, &values(&second.weights[name])?);
             sums = (sums.0 + ab, sums.1 + aa, sums.2 + bb);
         }
-        Some(weights(sums, alpha))
+        Some(sums)
     } else {
         None
     };
@@ -145,8 +112,12 @@ pub fn models(
             continue;
         }
         differ += 1;
+        let alpha = depth::of_tensor(alpha, name, layers);
         let (out, was_linear) = match (whole, base) {
-            (Some((x, y, was_linear)), _) => (combine(&a, &b, x, y), was_linear),
+            (Some(sums), _) => {
+                let (x, y, was_linear) = weights(sums, alpha);
+                (combine(&a, &b, x, y), was_linear)
+            }
             (None, Some(base)) => {
                 let start = values(&base.weights[name])?;
                 let minus = |v: &[f32]| -> Vec<f32> { v.iter().zip(&start).map(|(v, s)| v - s).collect() };

@@ -16,17 +16,35 @@ pub fn step_id(kind: &str, version: u32, settings: &Value) -> String {
     hex(&Sha256::digest(text.as_bytes())[..12])
 }
 
+/// As [`step_id`], of settings that are canonical already, by key.
+pub(super) fn step_id_of(kind: &str, version: u32, settings: &[(&str, &str)]) -> String {
+    let mut sorted = settings.to_vec();
+    sorted.sort_unstable();
+    let mut text = format!("{{\"kind\":{},\"settings\":{{", json!(kind));
+    for (key, value) in sorted {
+        text.push_str(&format!("\"{key}\":{value},"));
+    }
+    text.push_str(&format!("}},\"version\":{version},}}"));
+    hex(&Sha256::digest(text.as_bytes())[..12])
+}
+
 /// JSON with sorted keys and no spaces.
+pub(super) fn canonical_text(value: &impl serde::Serialize) -> String {
+    let mut text = String::new();
+    canonical(&json!(value), &mut text);
+    text
+}
+
 fn canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(map) => {
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort();
+            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
+            entries.sort_unstable_by_key(|(key, _)| *key);
             out.push('{');
-            for key in keys {
-                out.push_str(&json!(key).to_string());
+            for (key, value) in entries {
+                quoted(key, out);
                 out.push(':');
-                canonical(&map[key], out);
+                canonical(value, out);
                 out.push(',');
             }
             out.push('}');
@@ -39,7 +57,18 @@ fn canonical(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
+        Value::String(text) => quoted(text, out),
         scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+fn quoted(text: &str, out: &mut String) {
+    if text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&json!(text).to_string());
     }
 }
 
@@ -92,5 +121,14 @@ mod tests {
         assert_ne!(a, step_id("train", 2, &json!({"x": 1, "y": [1, 2]})));
         assert_ne!(a, step_id("train", 1, &json!({"x": 1, "y": [2, 1]})));
         assert_eq!(a.len(), 24);
+    }
+
+    #[test]
+    fn an_id_of_parts_is_that_of_the_whole() {
+        let whole = json!({"b": {"y": [1.5, null, "ц\"\\"], "a": "plain"}, "a": 2, "ab": true});
+        let parts: Vec<(String, String)> =
+            whole.as_object().unwrap().iter().map(|(key, value)| (key.clone(), canonical_text(value))).collect();
+        let parts: Vec<(&str, &str)> = parts.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(step_id_of("score", 3, &parts), step_id("score", 3, &whole));
     }
 }

@@ -1,7 +1,7 @@
 //! Training sets, each opened once however many trials read it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::json;
@@ -13,10 +13,11 @@ use crate::data::training::{Form, OpenOptions, Subset, TrainingSet};
 use crate::train::batches::Source;
 use crate::train::sampler::{self, Sampler, SamplerSettings, SetSize, Stop};
 
-/// Open sets, by path and options.
+/// Open sets, by path and options, and the batches that they make.
 #[derive(Default)]
 pub struct TrainingSets {
     open: RefCell<BTreeMap<String, Arc<TrainingSet>>>,
+    batches: RefCell<HashMap<String, usize>>,
 }
 
 /// Prompts of queries and documents.
@@ -87,11 +88,19 @@ impl TrainingSets {
     /// # Errors
     /// Where a set cannot be read, or no batch can be made of them.
     pub fn batches(&self, config: &Config) -> Result<usize, super::PlanError> {
+        // The seed says which rows are kept for dev, and by that how many; else it changes their order alone.
+        let seed = config.data.dev_share.map(|_| config.train.seed);
+        let key = json!([config.data, config.train.batch, uses_negatives(config), seed]).to_string();
+        if let Some(&batches) = self.batches.borrow().get(&key) {
+            return Ok(batches);
+        }
         let (train, _) = self.sources(config, &Prompts::default())?;
         let sizes: Vec<SetSize> = train.iter().map(|s| SetSize { rows: s.rows.len(), weight: s.weight }).collect();
         let sampler = Sampler::new(&sizes, mix(config, &train), config.train.seed)
             .map_err(|e| super::PlanError::Config(e.to_string()))?;
-        Ok(sampler.batches_per_epoch())
+        let batches = sampler.batches_per_epoch();
+        self.batches.borrow_mut().insert(key, batches);
+        Ok(batches)
     }
 }
 
@@ -105,7 +114,7 @@ pub fn name(set: &TrainSet) -> String {
 /// How a config's sets make batches.
 pub fn mix(config: &Config, train: &[Source]) -> SamplerSettings {
     let data = &config.data;
-    let negatives = config.loss.hard_negatives > 0 || config.loss.group_size.is_some();
+    let negatives = uses_negatives(config);
     let stop = |all: bool| if all { Stop::AllExhausted } else { Stop::FirstExhausted };
     SamplerSettings {
         mixing: match data.mixing {
@@ -120,6 +129,10 @@ pub fn mix(config: &Config, train: &[Source]) -> SamplerSettings {
         // A last batch of a single row without negatives would teach nothing.
         skip_lone: !negatives || train.iter().any(|source| !has_negatives(&source.rows)),
     }
+}
+
+fn uses_negatives(config: &Config) -> bool {
+    config.loss.hard_negatives > 0 || config.loss.group_size.is_some()
 }
 
 /// Whether every row has a hard negative.

@@ -171,12 +171,37 @@ pub struct AlphaSearch {
     pub second: String,
     /// Every point evaluated, by ascending α.
     pub points: Vec<AlphaPoint>,
-    /// The α chosen on dev.
+    /// The α chosen on dev; where `ends` is there, the best that holds for all layers.
     pub chosen: f64,
+    /// How surely `chosen` is known: the middle 95 % of the α, of those evaluated, that win in the bootstrap replicates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_interval: Option<(f64, f64)>,
+    /// α of the first layer and of the last, where they were searched for: what the merge was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<(f64, f64)>,
+    /// Their intervals, as `chosen_interval`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_intervals: Option<((f64, f64), (f64, f64))>,
+    /// Every point with different α at the ends that was evaluated, in the order evaluated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub end_points: Vec<EndPoint>,
     /// Evaluations spent.
     pub evaluations: usize,
     /// Share of tensors so nearly parallel that SLERP fell back to linear, 0 to 1.
     pub linear_share: f64,
+}
+
+/// One pair of α, of the first layer and the last, evaluated on dev.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndPoint {
+    /// Weight of the second model in the first layer.
+    pub first: f64,
+    /// In the last.
+    pub last: f64,
+    /// The rule's score on dev (mean over protocol seeds).
+    pub score: f64,
+    /// 95 % bootstrap interval of `score`.
+    pub interval: (f64, f64),
 }
 
 /// One α evaluated on dev.

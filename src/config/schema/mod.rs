@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use sweep::{
-    Alpha, Choose, Dtype, Executor, Linear, Merge, Prune, PruneRule, Rule, Run, Score, Select, Slerp, SlerpMode,
-    SlurmSettings, Weights,
+    Alpha, Choose, Dtype, Executor, Linear, Merge, Pairs, Prune, PruneRule, Rule, Run, Score, Search, Select, Selector,
+    Slerp, SlerpMode, SlurmSettings, Weights,
 };
 
 /// A checked config: only this can run.
@@ -32,6 +32,9 @@ pub struct Config {
     pub tsdae: Tsdae,
     /// Optimization.
     pub train: Train,
+    /// Which of the grid's points are trials.
+    #[serde(skip_serializing_if = "is_default")]
+    pub search: Search,
     /// Merges of trained variants.
     pub merge: Vec<Merge>,
     /// Which trials are stopped early for the sake of others.

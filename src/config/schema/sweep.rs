@@ -14,13 +14,14 @@ pub enum Merge {
     Linear(Linear),
 }
 
+/// What a merge selects: axes (or `name`) and their values, as text. `name: base` is the base model.
+pub type Selector = Vec<(String, String)>;
+
 /// SLERP of pairs of trials.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Slerp {
-    /// Axes that the first of a pair has (α = 0).
-    pub first: Vec<(String, String)>,
-    /// Axes that the second has (α = 1).
-    pub second: Vec<(String, String)>,
+    /// Which pairs.
+    pub pairs: Pairs,
     /// Weight of the second.
     pub alpha: Alpha,
     /// Tensor by tensor, the whole model as one vector, or the changes from the base.
@@ -29,6 +30,23 @@ pub struct Slerp {
     pub tolerance: f64,
     /// Most evaluations of a search (default 12).
     pub budget: usize,
+}
+
+/// Which pairs of models are merged.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pairs {
+    /// One of each side; the axes that neither names are matched.
+    Sides {
+        /// The first of a pair (α = 0).
+        first: Selector,
+        /// The second (α = 1).
+        second: Selector,
+    },
+    /// Trials that differ in this axis alone.
+    Over(String),
+    /// Every two trials.
+    All,
 }
 
 /// Weight of the second model of a merge.
@@ -49,7 +67,7 @@ pub enum Alpha {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Linear {
     /// Axes that each of the models has; the axes that none names are matched.
-    pub models: Vec<Vec<(String, String)>>,
+    pub models: Vec<Selector>,
     /// An axis over all of whose values the mean goes, instead of `models`.
     pub over: Option<String>,
     /// Weights.
@@ -76,6 +94,23 @@ pub enum SlerpMode {
     Whole,
     /// Each tensor's change from the base.
     Delta,
+}
+
+/// Which of the grid's points are trials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Search {
+    /// Points drawn at random; all of them without it.
+    pub sample: Option<usize>,
+    /// Seed of the draws (default 1).
+    pub seed: u32,
+    /// Most trials (default, and at most, 10 000).
+    pub limit: usize,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { sample: None, seed: 1, limit: crate::config::trials::MOST_TRIALS }
+    }
 }
 
 /// Tasks and how they are scored.
