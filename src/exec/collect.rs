@@ -8,12 +8,12 @@ use super::merging::MergeLog;
 use super::steps::{ScoreLog, TrainLog};
 use super::{Engine, ExecError, cost, prune};
 use crate::config::Trial;
-use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind};
+use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind, Select};
 use crate::data::atomic;
 use crate::plan::{Method, ModelRef};
+use crate::store::choice::{self, Rule};
 use crate::store::folder::{StepState, StoreError, read_json, write_json};
 use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Unfinished, Variant, VariantKind};
-use crate::store::scoring::rule_score;
 use crate::task::spec::Split;
 
 /// Share of texts cut at the limit from which a note is made.
@@ -233,19 +233,16 @@ impl Engine<'_> {
         }
     }
 
-    /// The best by the rule, on dev unless the config says otherwise; the first in order on a tie.
+    /// The choice that the config asks for.
     fn choose(&self, variants: &[Variant]) -> Option<Choice> {
         let choose = &self.plan.config.choose;
-        let (on, by) = (if choose.on_test { "test" } else { "dev" }, choose.by.name());
-        let scored: Vec<(&Variant, f64)> = variants
-            .iter()
-            .filter_map(|v| Some((v, rule_score(if choose.on_test { &v.test } else { &v.dev }, by)?)))
-            .collect();
-        let (best, score) = scored.iter().copied().reduce(|best, next| if next.1 > best.1 { next } else { best })?;
-        let seeds =
-            if choose.seeds == 1 { "1 protocol seed".into() } else { format!("{} protocol seeds", choose.seeds) };
-        let why = format!("highest {by} on {on} among {} scored models, {seeds} each", scored.len());
-        Some(Choice { id: best.id.clone(), on: on.into(), by: by.into(), score, why })
+        let rule = Rule {
+            on_test: choose.on_test,
+            by: choose.by.name(),
+            one_standard_error: choose.select == Select::OneStandardError,
+            seeds: choose.seeds,
+        };
+        choice::choose(variants, &rule)
     }
 
     /// What all trials have in common.

@@ -1,24 +1,43 @@
-//! How sure a score is: the bootstrap over its examples (Efron 1979), the paired comparison of two models on one task, and
-//! Holm's correction for many comparisons.
+//! How a score moves with other examples: the bootstrap (Efron 1979), paired between models on one task.
 //!
 //! Only the examples are resampled. What the protocol itself draws (training rows, clustering samples) stays as it was, so
-//! the interval says how the score would move with other test rows, not with another seed. Clustering has no score by row:
-//! there the experiments are resampled, and the interval covers the spread of the experiments alone.
+//! the replicates say how the score would move with other test rows, not with another seed. Clustering has no score by row:
+//! there the experiments (or sets) are resampled, and the replicates cover the spread of those alone.
+//!
+//! A mean of few values (clustering has ten experiments, or a handful of sets) has a bootstrap that is too narrow: by
+//! √((n−1)/n), since a resample's variance is divided by n, and again because the normal takes the place of Student's t
+//! (Hesterberg 2015, "What teachers should know about the bootstrap", section 3.2). Up to [`FEW`] values, a replicate's
+//! distance from the mean is therefore multiplied by √(n/(n−1)) · √((n−1)/χ²), with χ² drawn with n−1 degrees of freedom: the
+//! resampled mean is nearly normal, and a normal over √(χ²/ν) is Student's t (Student 1908), so the replicates spread as
+//! t with n−1 degrees of freedom about the mean. The factor is the same for all models, which leaves differences paired; of a
+//! mean over several tasks the replicates are the sum of independent t's, as in Behrens and Fisher's problem.
 
 use rayon::prelude::*;
 
+pub use super::interval::percentile as interval;
 use super::outcomes::Outcomes;
+
+/// Most values for which Student's t takes the place of the plain bootstrap of a mean.
+pub const FEW: usize = 30;
 
 /// The score on `n` resamples with replacement of the examples.
 ///
 /// Replicate `r` draws the same rows for every list of outcomes of one length and one `seed`, so two models' replicates on
 /// one task are paired: subtract them index by index. The result does not depend on the number of threads. A replicate in
 /// which the score is undefined (Spearman of a resample with one distinct value on a side; no outcomes at all) is NaN and
-/// keeps its place; [`interval`] and [`paired_p_value`] leave such replicates out.
+/// keeps its place, and intervals leave it out.
 pub fn replicates(outcomes: &Outcomes, seed: u64, n: usize) -> Vec<f64> {
     match outcomes {
         Outcomes::PerExample(values) | Outcomes::PerExperiment(values) => {
-            (0..n).into_par_iter().map(|replicate| resampled_mean(values, Rows::new(seed, replicate))).collect()
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            (0..n)
+                .into_par_iter()
+                .map(|replicate| {
+                    let mut rows = Rows::new(seed, replicate);
+                    let drawn = resampled_mean(values, &mut rows);
+                    if values.len() > FEW { drawn } else { mean + rows.stretch(values.len()) * (drawn - mean) }
+                })
+                .collect()
         }
         Outcomes::Pairs(pairs) => {
             let predicted = TieGroups::new(pairs.iter().map(|pair| f64::from(pair.0)).collect());
@@ -60,6 +79,38 @@ pub fn replicates(outcomes: &Outcomes, seed: u64, n: usize) -> Vec<f64> {
     }
 }
 
+/// Most blocks that are left out, one at a time, by [`without_blocks`].
+const BLOCKS: usize = 200;
+
+/// The score without each of up to 200 blocks of rows (every 200th row, from the first, from the second …), for the jackknife of scores that are no
+/// mean; of means, nothing.
+pub fn without_blocks(outcomes: &Outcomes) -> Vec<f64> {
+    match outcomes {
+        Outcomes::Pairs(pairs) => {
+            let predicted = TieGroups::new(pairs.iter().map(|pair| f64::from(pair.0)).collect());
+            let gold = TieGroups::new(pairs.iter().map(|pair| pair.1).collect());
+            let (mut ranks, mut gold_ranks) = (predicted.scratch(), gold.scratch());
+            let blocks = pairs.len().min(BLOCKS);
+            (0..blocks)
+                .map(|block| {
+                    let kept: Vec<usize> = (0..pairs.len()).filter(|row| row % blocks != block).collect();
+                    resampled_spearman(&kept, (&predicted, &mut ranks), (&gold, &mut gold_ranks))
+                })
+                .collect()
+        }
+        Outcomes::Ranked(pairs) => {
+            let (ranking, blocks) = (Ranking::new(pairs), pairs.len().min(BLOCKS));
+            (0..blocks)
+                .map(|block| {
+                    let counts: Vec<u32> = (0..pairs.len()).map(|row| u32::from(row % blocks != block)).collect();
+                    ranking.average_precision(&counts)
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Pairs in descending order of score, equal ones in one group.
 struct Ranking {
     groups: Vec<Vec<(usize, bool)>>,
@@ -88,55 +139,17 @@ impl Ranking {
     }
 }
 
-/// The middle `level` (0.95: from the 2.5th to the 97.5th percentile) of the replicates, percentiles linearly interpolated;
-/// undefined replicates are left out. `(NaN, NaN)` where none is left or `level` is not in (0, 1).
-pub fn interval(replicates: &[f64], level: f64) -> (f64, f64) {
-    let mut sorted: Vec<f64> = replicates.iter().copied().filter(|value| value.is_finite()).collect();
-    if sorted.is_empty() || !(level > 0.0 && level < 1.0) {
-        return (f64::NAN, f64::NAN);
-    }
-    sorted.sort_unstable_by(f64::total_cmp);
-    let percentile = |share: f64| {
-        let at = share * (sorted.len() - 1) as f64;
-        let below = at.floor() as usize;
-        let above = (below + 1).min(sorted.len() - 1);
-        sorted[below] + (sorted[above] - sorted[below]) * (at - below as f64)
-    };
-    (percentile((1.0 - level) / 2.0), percentile((1.0 + level) / 2.0))
-}
-
-/// The two-sided p-value of "both models score alike" from paired replicates: twice the smaller share of differences
-/// `a − b` on either side of zero, `2·min(1 + #{d ≤ 0}, 1 + #{d ≥ 0}) / (n + 1)`, at most 1.
-///
-/// Pairs with an undefined replicate are left out. NaN where none is left or the lengths differ.
-pub fn paired_p_value(a: &[f64], b: &[f64]) -> f64 {
-    if a.len() != b.len() {
-        return f64::NAN;
-    }
-    let (mut n, mut not_above, mut not_below) = (0usize, 0usize, 0usize);
-    for difference in a.iter().zip(b).map(|(a, b)| a - b).filter(|difference| difference.is_finite()) {
-        n += 1;
-        not_above += usize::from(difference <= 0.0);
-        not_below += usize::from(difference >= 0.0);
-    }
-    if n == 0 {
-        return f64::NAN;
-    }
-    (2.0 * (1 + not_above.min(not_below)) as f64 / (n + 1) as f64).min(1.0)
-}
-
-/// Holm's step-down adjustment (1979): the p-values of `m` comparisons, adjusted so that rejecting those at or below α
-/// keeps the chance of any false rejection within α. In the order given; a NaN stays NaN and counts as no comparison.
-pub fn holm(p: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..p.len()).filter(|&i| !p[i].is_nan()).collect();
-    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
-    let mut adjusted = vec![f64::NAN; p.len()];
-    let mut largest = 0.0f64;
-    for (rank, &i) in order.iter().enumerate() {
-        largest = largest.max((order.len() - rank) as f64 * p[i]).min(1.0);
-        adjusted[i] = largest;
-    }
-    adjusted
+/// Replicates of an error that is normal with this variance, known by so many degrees of freedom: `variance`'s root times
+/// z √(ν/χ²), with a z for each `owner` and replicate and one χ² for all owners, as they share the estimate.
+pub fn errors(variance: f64, freedom: usize, seed: u64, owner: usize, n: usize) -> Vec<f64> {
+    (0..n)
+        .map(|replicate| {
+            let common =
+                Rows::new(seed, replicate).stretch(freedom + 1) * (freedom as f64 / (freedom + 1) as f64).sqrt();
+            let mut own = Rows::new(seed ^ (owner as u64 + 1).wrapping_mul(0x9e6c_63d0_876a_68de), replicate);
+            variance.sqrt() * common * own.normal()
+        })
+        .collect()
 }
 
 /// A seed for the task of this name, the same on every machine and in every version: the 64-bit FNV-1a hash of the UTF-8
@@ -165,13 +178,43 @@ impl Rows {
         bits ^ (bits >> 31)
     }
 
+    /// Uniform on (0, 1).
+    fn uniform(&mut self) -> f64 {
+        ((self.next() >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+    }
+
+    /// A standard normal (Box and Muller 1958).
+    fn normal(&mut self) -> f64 {
+        (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
+    }
+
+    /// The square of a standard normal, and that of another, independent one.
+    fn squares(&mut self) -> (f64, f64) {
+        let radius = -2.0 * self.uniform().ln();
+        let cosine = (std::f64::consts::TAU * self.uniform()).cos().powi(2);
+        (radius * cosine, radius * (1.0 - cosine))
+    }
+
+    /// √(n / χ²) with χ² of n−1 degrees of freedom; of one value there is nothing to stretch.
+    fn stretch(&mut self, n: usize) -> f64 {
+        if n < 2 {
+            return 1.0;
+        }
+        let mut chi_squared = 0.0;
+        for left in (1..n).rev().step_by(2) {
+            let (one, other) = self.squares();
+            chi_squared += if left > 1 { one + other } else { one };
+        }
+        (n as f64 / chi_squared).sqrt()
+    }
+
     /// A row below `n`; the bias of the multiplication is below n / 2⁶⁴.
     fn draw(&mut self, n: usize) -> usize {
         ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 }
 
-fn resampled_mean(values: &[f64], mut rows: Rows) -> f64 {
+fn resampled_mean(values: &[f64], rows: &mut Rows) -> f64 {
     let sum: f64 = (0..values.len()).map(|_| values[rows.draw(values.len())]).sum();
     sum / values.len() as f64
 }
@@ -246,18 +289,6 @@ mod tests {
     use crate::metric::correlation::spearman;
 
     #[test]
-    fn the_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says() {
-        let mut rows = Rows::new(7, 0);
-        let mut covered = 0;
-        for trial in 0..300 {
-            let sample: Vec<f64> = (0..200).map(|_| f64::from(rows.draw(10) < 7)).collect();
-            let (low, high) = interval(&replicates(&Outcomes::PerExample(sample), trial, 400), 0.9);
-            covered += usize::from(low <= 0.7 && 0.7 <= high);
-        }
-        assert!((252..=288).contains(&covered), "{covered} of 300 at level 0.9");
-    }
-
-    #[test]
     fn resampled_spearman_is_spearman_of_the_resample() {
         let pairs: Vec<(f32, f64)> = (0..60).map(|i| (((i * 37) % 23) as f32, ((i * 11) % 5) as f64)).collect();
         let values = replicates(&Outcomes::Pairs(pairs.clone()), 3, 20);
@@ -297,36 +328,14 @@ mod tests {
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         assert_eq!(one.install(|| replicates(&a, 9, 100)), of_a);
         assert_ne!(replicates(&a, 10, 100), of_a);
-        assert!(paired_p_value(&of_a, &of_b) < 0.05);
-        assert_eq!(paired_p_value(&of_a, &of_a), 1.0);
     }
 
     #[test]
-    fn undefined_replicates_keep_their_place_and_are_left_out() {
+    fn undefined_replicates_keep_their_place() {
         let values = replicates(&Outcomes::Pairs(vec![(0.1, 0.0), (0.2, 1.0)]), 1, 200);
         assert_eq!(values.len(), 200);
         assert!(values.iter().any(|value| value.is_nan()) && values.contains(&1.0));
-        assert_eq!(interval(&values, 0.95), (1.0, 1.0));
         assert!(replicates(&Outcomes::PerExample(vec![]), 1, 2).iter().all(|value| value.is_nan()));
-        assert!(interval(&[f64::NAN], 0.95).0.is_nan());
-        assert!(paired_p_value(&[f64::NAN], &[1.0]).is_nan());
-        assert!(paired_p_value(&[1.0], &[]).is_nan());
-    }
-
-    #[test]
-    fn holm_steps_down() {
-        assert_eq!(holm(&[0.01, 0.04, 0.03]), [0.03, 0.06, 0.06]);
-        assert_eq!(holm(&[0.5, 0.9]), [1.0, 1.0]);
-        let with_nan = holm(&[0.02, f64::NAN, 0.03]);
-        assert_eq!((with_nan[0], with_nan[2]), (0.04, 0.04));
-        assert!(with_nan[1].is_nan());
-    }
-
-    #[test]
-    fn interval_interpolates() {
-        let values: Vec<f64> = (0..=100).map(f64::from).collect();
-        let (low, high) = interval(&values, 0.95);
-        assert!((low - 2.5).abs() < 1e-9 && (high - 97.5).abs() < 1e-9);
     }
 
     #[test]

@@ -6,6 +6,8 @@ pub mod bootstrap;
 pub mod classification;
 pub mod clustering;
 pub mod correlation;
+pub mod interval;
+pub mod moments;
 pub mod multilabel;
 pub mod outcomes;
 pub mod ranking;

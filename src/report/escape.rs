@@ -38,6 +38,15 @@ pub fn record(run: &RunRecord) -> RunRecord {
             VariantKind::Merged { first, second, .. } => (*first, *second) = (self::text(first), self::text(second)),
         }
     }
+    for unfinished in &mut run.unfinished {
+        let words = [&mut unfinished.label, &mut unfinished.state, &mut unfinished.reason];
+        words.into_iter().for_each(|word| *word = self::text(word));
+        texts(&mut unfinished.settings);
+    }
+    if let Some(choice) = &mut run.choice {
+        choice.group.iter_mut().chain(&mut choice.runner_up).for_each(|label| *label = self::text(label));
+        choice.why = self::text(&choice.why);
+    }
     for search in &mut run.searches {
         (search.first, search.second) = (self::text(&search.first), self::text(&search.second));
     }

@@ -4,7 +4,7 @@ mod csv;
 mod escape;
 mod markdown;
 mod plot;
-mod statistics;
+pub mod statistics;
 
 use std::path::{Path, PathBuf};
 

@@ -216,7 +216,7 @@ pub struct AlphaPoint {
 }
 
 /// The variant chosen and why.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Choice {
     /// `Variant::id`.
     pub id: String,
@@ -228,4 +228,22 @@ pub struct Choice {
     pub score: f64,
     /// One sentence for the report.
     pub why: String,
+    /// `best` or `one_standard_error`; empty in records of before there was a choice of it.
+    #[serde(default)]
+    pub select: String,
+    /// Labels of the variants that differ from the chosen in the training seed alone, itself among them; empty where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group: Vec<String>,
+    /// The group's mean under the rule, which it was chosen by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_score: Option<f64>,
+    /// Standard error of the paired difference to the best, where a simpler one was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub se: Option<f64>,
+    /// Label of the next best, another model than the chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner_up: Option<String>,
+    /// Probability that the chosen (or its group) is the best by the rule on the side that it was chosen on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probability: Option<f64>,
 }
