@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Results go to standard output, logs and bars to standard error.
 
+mod clean;
 mod encode;
 mod inputs;
 mod merge;
@@ -7,11 +8,14 @@ mod merge_adapter;
 mod mine;
 mod observer;
 mod report;
+mod runs;
 mod score;
 mod scoreboard;
+mod status;
 mod sweep;
 mod tasks;
 mod train;
+mod words;
 
 use std::process::ExitCode;
 
@@ -55,6 +59,12 @@ enum Command {
     Mine(mine::Args),
     /// Write a run's report anew.
     Report(report::Args),
+    /// Tell how far a run is: what is done, who works on what, what failed, how long the rest may take.
+    Status(status::Args),
+    /// List all runs.
+    Runs(runs::Args),
+    /// Free disk space: remove what no report, choice or step of a run needs any more.
+    Clean(clean::Args),
     /// List, show or check tasks.
     Tasks(tasks::Args),
 }
@@ -94,6 +104,9 @@ pub fn run() -> ExitCode {
         Command::Merge(args) => merge::run(&args, cli.quiet),
         Command::Mine(args) => mine::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Runs(args) => runs::run(&args),
+        Command::Clean(args) => clean::run(&args),
         Command::Tasks(args) => tasks::run(&args, cli.quiet),
     };
     match result {

@@ -6,6 +6,7 @@ pub mod dev_tasks;
 pub mod encoder;
 pub mod precomputed;
 pub mod settings;
+pub mod shipping;
 mod steps;
 pub mod training;
 
