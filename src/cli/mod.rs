@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Results go to standard output, logs and bars to standard error.
 
+mod clean;
 mod encode;
 mod inputs;
 mod merge;
@@ -8,11 +9,14 @@ mod mine;
 mod observer;
 mod report;
 mod run_file;
+mod runs;
 mod score;
 mod scoreboard;
+mod status;
 mod sweep;
 mod tasks;
 mod train;
+mod words;
 mod worker;
 
 use std::process::ExitCode;
@@ -57,6 +61,12 @@ enum Command {
     Mine(mine::Args),
     /// Write a run's report anew.
     Report(report::Args),
+    /// Tell how far a run is: what is done, who works on what, what failed, how long the rest may take.
+    Status(status::Args),
+    /// List all runs.
+    Runs(runs::Args),
+    /// Free disk space: remove what no report, choice or step of a run needs any more.
+    Clean(clean::Args),
     /// List, show or check tasks.
     Tasks(tasks::Args),
     /// Work on a run: started by `sweep`, or by a job of Slurm.
@@ -99,6 +109,9 @@ pub fn run() -> ExitCode {
         Command::Merge(args) => merge::run(&args, cli.quiet),
         Command::Mine(args) => mine::run(&args, cli.quiet),
         Command::Report(args) => report::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Runs(args) => runs::run(&args),
+        Command::Clean(args) => clean::run(&args),
         Command::Tasks(args) => tasks::run(&args, cli.quiet),
         Command::Worker(args) => return worker::run(&args, cli.quiet),
     };

@@ -90,8 +90,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     write("plan.json", &steps)?;
     run.write(&root)?;
     if head.alone {
-        let all = plan.steps.iter().map(|step| (step.id.as_str(), step.title.as_str()));
-        heads::open_again(&engine.folder, all, before == run.prune)?;
+        heads::open_again(&engine.folder, &plan, before == run.prune)?;
     }
     if plan.steps.iter().any(|step| !engine.folder.state(&step.id).is_over()) {
         if !quiet {
@@ -119,6 +118,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     }
     let record = engine.collect()?;
     crate::report::write(&record, &report)?;
+    crate::exec::shipping::ship(&engine, &record)?;
     finish(&engine, &record, &report)
 }
 
@@ -243,7 +243,9 @@ fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
 fn finish(engine: &Engine<'_>, record: &RunRecord, report: &std::path::Path) -> anyhow::Result<()> {
     let chosen = record.choice.as_ref().and_then(|c| record.variants.iter().find(|v| v.id == c.id));
     let chosen = chosen.map_or("nothing could be chosen", |v| v.label.as_str());
-    print(&format!("chosen: {chosen}\nreport: {}", report.join("README.md").display()))?;
+    let best = engine.folder.root().join(crate::store::best::FOLDER);
+    let best = if best.is_dir() { format!("\nmodel: {}", best.display()) } else { String::new() };
+    print(&format!("chosen: {chosen}{best}\nreport: {}", report.join("README.md").display()))?;
     let failed: Vec<String> = engine
         .plan
         .steps

@@ -171,10 +171,11 @@ impl Engine<'_> {
             ModelRef::Base => self.base_cost(),
             ModelRef::Checkpoint { trial, step } => of(*trial, *step),
             ModelRef::Merged(number) => {
-                let (a, b) = self.plan.merges[*number].pair;
-                let parts: Result<Vec<Cost>, ExecError> =
-                    [a, b].into_iter().map(|trial| of(trial, self.plan.trials[trial].steps)).collect();
-                Ok(cost::sum(&parts?))
+                let mut parts = Vec::new();
+                for trial in self.plan.merges[*number].trials() {
+                    parts.push(of(trial, self.plan.trials[trial].steps)?);
+                }
+                Ok(Cost { parameters: self.base_cost()?.parameters, ..cost::sum(&parts) })
             }
         }
     }

@@ -2,8 +2,11 @@
 
 use crate::store::folder::{RunFolder, StepState, StoreError};
 use crate::store::lock::{self, Lock};
+use crate::store::models;
 
 use super::ExecError;
+use crate::plan::{ModelRef, Plan, Step, Work};
+use crate::train::checkpoint;
 
 /// A head's place among those of its run, until it is dropped.
 pub struct Head {
@@ -48,22 +51,20 @@ pub fn enter(folder: &RunFolder, plan: &[u8]) -> Result<Head, ExecError> {
 }
 
 /// Prepares a run's steps for being taken up: those that failed get another try, those that were pruned by other rules go on,
-/// and those whose outputs are damaged are done anew.
+/// and those whose outputs are damaged are done anew, as those whose models were removed and are needed again.
 ///
 /// # Errors
 /// The operating system's.
-pub fn open_again<'a>(
-    folder: &RunFolder,
-    steps: impl Iterator<Item = (&'a str, &'a str)>,
-    same_rules: bool,
-) -> Result<(), ExecError> {
-    for (id, title) in steps {
+pub fn open_again(folder: &RunFolder, plan: &Plan, same_rules: bool) -> Result<(), ExecError> {
+    for step in &plan.steps {
+        let (id, title) = (step.id.as_str(), &step.title);
         match folder.state(id) {
             StepState::Failed(_) => folder.reopen(id)?,
             StepState::Pruned(_) if !same_rules => folder.reopen(id)?,
             StepState::Complete => {
-                let removed = folder.removed(id);
-                if let Some(damage) = folder.damage(id, &|name| removed.iter().any(|r| r == name)) {
+                let removed = models::removed(folder, id).models;
+                let is_removed = |name: &str| removed.iter().any(|gone| name.starts_with(&format!("{gone}/")));
+                if let Some(damage) = folder.damage(id, &is_removed) {
                     tracing::warn!("{title}: {damage}: it is done anew");
                     folder.reset(id)?;
                 }
@@ -71,5 +72,43 @@ pub fn open_again<'a>(
             StepState::Open | StepState::Pruned(_) => {}
         }
     }
+    for step in &plan.steps {
+        if folder.state(&step.id).is_over() {
+            continue;
+        }
+        for (producer, model) in needs(folder, plan, step) {
+            if models::is_removed(folder, &producer, &model) {
+                tracing::warn!("{}: needs a model that was removed to save space: it is made again", step.title);
+                models::made_again(folder, &producer)?;
+                folder.reset(&producer)?;
+            }
+        }
+    }
     Ok(())
+}
+
+/// The models that a step reads: the step that makes each, and its name in that step's folder.
+fn needs(folder: &RunFolder, plan: &Plan, step: &Step) -> Vec<(String, String)> {
+    let wanted: Vec<ModelRef> = match &step.work {
+        Work::Score { model, .. } => vec![model.clone()],
+        Work::Merge { merge } => plan
+            .merges
+            .get(*merge)
+            .map(|merge| merge.models.iter().map(|model| plan.final_model(*model)).collect())
+            .unwrap_or_default(),
+        Work::Base | Work::Train { .. } => Vec::new(),
+    };
+    let of = |model: ModelRef| {
+        let producer = plan.producer(&model)?.to_string();
+        let name = match model {
+            ModelRef::Checkpoint { trial, step } => {
+                let last = plan.trials.get(trial).is_some_and(|planned| planned.steps == step);
+                let result = checkpoint::read_final(&folder.step(&producer)).filter(|_| last).map(|f| f.step);
+                checkpoint::checkpoint_name(result.unwrap_or(step))
+            }
+            ModelRef::Base | ModelRef::Merged(_) => "model".into(),
+        };
+        Some((producer, name))
+    };
+    wanted.into_iter().filter_map(of).collect()
 }

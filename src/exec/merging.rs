@@ -99,7 +99,7 @@ impl Engine<'_> {
                         Some(mean) => mean.add(&files, weight)?,
                         None => mean = Some(Mean::new(files, weight)?),
                     }
-                    self.observer.advances(number + 1, weights.len(), self.plan.part_label(model));
+                    self.advances(number + 1, weights.len(), self.plan.part_label(model));
                 }
                 let mean = mean.ok_or_else(|| ExecError::Other("a mean needs models".into()))?;
                 mean.finish()?.save(&folder.join("model"), &self.card(plan, &[]))?;
@@ -190,7 +190,7 @@ impl Engine<'_> {
             })?;
             known.push(((first, last), score));
             found.push(Evaluated { ends: (first, last), score, tasks });
-            self.observer.advances(known.len(), limits.budget, &format!("α {name}: {score:.4}"));
+            self.advances(known.len(), limits.budget, &format!("α {name}: {score:.4}"));
         }
         let [first, second] = [0, 1].map(|at| plan.models.get(at).map_or("", |&model| self.plan.part_label(model)));
         let half = found.iter().map(|point| point.ends).find(|(a, b)| a == b && *a > 0.0 && *a < 1.0);

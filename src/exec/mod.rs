@@ -13,6 +13,7 @@ mod merging;
 pub mod precomputed;
 pub mod prune;
 pub mod settings;
+pub mod shipping;
 mod steps;
 pub mod training;
 pub mod work;

@@ -1,5 +1,6 @@
 //! What each kind of step does.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};

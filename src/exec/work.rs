@@ -11,7 +11,10 @@ use super::prune::{self, Reached, Standing, Verdict};
 use super::{Engine, ExecError, Outcome};
 use crate::config::schema::PruneRule;
 use crate::plan::{Step, Work};
+use crate::store::budget::over_budget;
 use crate::store::folder::{StepState, StoreError};
+use crate::store::models;
+use crate::store::survey::Rule;
 
 /// Longest wait between looks for work that others' steps make possible.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -186,6 +189,8 @@ impl Engine<'_> {
                     self.forget_states(step)?;
                 }
                 self.observer.sees(0, &Event::Ends { number, title, seconds });
+                drop(lock);
+                self.keep_budget()?;
                 Ok(Some(Outcome::Done))
             }
             Ok(Outcome::Held) => {
@@ -200,6 +205,23 @@ impl Engine<'_> {
                 Ok(Some(Outcome::Done))
             }
         }
+    }
+
+    /// Lets models go that nothing needs any more where they take more of the disk than `run.disk`.
+    fn keep_budget(&self) -> Result<(), ExecError> {
+        let Some(bytes) = self.config().run.disk else { return Ok(()) };
+        let choose = &self.config().choose;
+        let rule = Rule { on: if choose.on_test { "test" } else { "dev" }.into(), by: choose.by.name().into() };
+        let budget = over_budget(&self.folder, bytes, &rule);
+        models::remove(&self.folder, &budget.goes, "run.disk")?;
+        if budget.left > bytes {
+            tracing::warn!(
+                "run.disk: models that are still needed take {} MB of {} MB",
+                budget.left / 1_000_000,
+                bytes / 1_000_000
+            );
+        }
+        Ok(())
     }
 
     /// Every training step and how far it is.

@@ -76,6 +76,14 @@ impl MergePlan {
         matches!(self.method, Method::Slerp { alpha: AlphaPlan::Search { .. }, .. })
     }
 
+    /// Most models that the search for α scores; 0 where there is none.
+    pub fn search_budget(&self) -> usize {
+        match self.method {
+            Method::Slerp { alpha: AlphaPlan::Search { budget, .. }, .. } => budget,
+            _ => 0,
+        }
+    }
+
     /// Positions of the trials that it needs.
     pub fn trials(&self) -> impl Iterator<Item = usize> + '_ {
         self.models.iter().filter_map(|model| match model {

@@ -261,17 +261,12 @@ impl Plan {
 
     /// A step by its id.
     pub fn step(&self, id: &str) -> Option<&Step> {
-        self.steps.iter().find(|step| step.id == id)
+        self.steps.get(self.step_index(id)?)
     }
 
     /// Most models that a merge's search for α scores.
     pub fn search_budget(&self, merge: usize) -> usize {
-        self.merges.get(merge).filter(|plan| plan.alpha.is_none()).map_or(0, |plan| plan.slerp.budget)
-    }
-
-    /// Id of the step that trains a trial.
-    pub fn training_step(&self, trial: usize) -> Option<&str> {
-        self.trained.get(trial).map(String::as_str)
+        self.merges.get(merge).map_or(0, MergePlan::search_budget)
     }
 
     /// The step that scores a model on a side.

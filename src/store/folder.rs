@@ -200,11 +200,6 @@ impl RunFolder {
         })
     }
 
-    /// Outputs that were removed on purpose, by their path in the step's folder.
-    pub fn removed(&self, id: &str) -> Vec<String> {
-        read_json(&self.step(id).join("removed.json")).unwrap_or_default()
-    }
-
     /// Empties a step's folder, so that it is done anew.
     ///
     /// # Errors

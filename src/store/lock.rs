@@ -111,20 +111,36 @@ impl Drop for Lock {
 /// What a lock file says of its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// The machine's name.
+    /// The machine's name; empty where the lock is not legible.
     pub host: String,
-    /// The process.
+    /// The process; 0 where the lock is not legible.
     pub pid: u32,
-    /// Whether it is known to be gone: a process of this machine that is not there.
+    /// Whether it is gone: a process of this machine that is not there, or one of another machine whose lock is as old as no
+    /// clocks differ.
     pub gone: bool,
 }
 
-/// Who holds a lock, if it is there and legible.
+/// A lock of another machine without a sign for so long is told to be abandoned by those that do not wait and see.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// Who holds a lock, if there is one. A look, nothing more: [`Lock::take`] is what decides.
 pub fn holder(path: &Path) -> Option<Holder> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = String::from_utf8_lossy(&fs::read(path).ok()?).to_string();
     let mut parts = text.split_whitespace();
-    let (host, pid) = (parts.next()?.to_string(), parts.next()?.parse().ok()?);
-    Some(Holder { host, pid, gone: is_local(&text) && is_abandoned(path, &text) })
+    let host = parts.next().unwrap_or_default().to_string();
+    let pid = parts.next().and_then(|p| p.parse().ok()).unwrap_or(0);
+    let gone = if is_local(&text) {
+        is_abandoned(path, &text)
+    } else {
+        let age = fs::metadata(path).and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+        age.is_some_and(|age| age > FORGOTTEN)
+    };
+    Some(Holder { host, pid, gone })
+}
+
+/// Whether a process of this number runs here; true where that cannot be known.
+pub fn lives(pid: u32) -> bool {
+    !Path::new("/proc/self/stat").exists() || started(pid) != "0"
 }
 
 /// This process, as locks name it.
@@ -275,6 +291,22 @@ mod tests {
             let error = Lock::take(&path).unwrap_err().to_string();
             assert!(error.contains("process 1 on"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_look_at_a_lock_says_whose_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        assert_eq!(holder(&path), None);
+        // Of another machine, or not legible: only time tells.
+        for text in ["elsewhere 7 7", "", "\u{0}"] {
+            fs::write(&path, text).unwrap();
+            assert!(!holder(&path).unwrap().gone, "{text}");
+            let old = std::time::SystemTime::now() - Duration::from_secs(1_200);
+            File::options().append(true).open(&path).unwrap().set_modified(old).unwrap();
+            assert!(holder(&path).unwrap().gone, "{text}");
+        }
+        assert!(lives(std::process::id()) && !lives(u32::MAX - 1));
     }
 
     #[test]

@@ -111,3 +111,35 @@ pub(super) fn bound(root: &Path, limit: u64, keep: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Removes the segments of all identities under `root`, and what is left over; `dry_run` counts alone. Gives how many there
+/// were, and their bytes. Who has one mapped keeps it.
+pub(super) fn clear(root: &Path, dry_run: bool) -> io::Result<(usize, u64)> {
+    let entries = match fs::read_dir(root) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        entries => entries?,
+    };
+    let (mut count, mut bytes) = (0, 0);
+    for folder in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(|name| is_ours(name, 64, "")))
+    {
+        let folder = folder.path();
+        for name in segments(&folder)? {
+            let path = folder.join(name);
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            (count, bytes) = (count + 1, bytes + metadata.len());
+            if dry_run {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        if !dry_run {
+            remove_left_over(&folder);
+            // Only succeeds on an empty one, which is what is wanted.
+            let _ = fs::remove_dir(&folder);
+        }
+    }
+    Ok((count, bytes))
+}

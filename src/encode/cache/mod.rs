@@ -80,6 +80,20 @@ impl CacheError {
     }
 }
 
+/// Removes all that the cache holds, of every identity; `dry_run` counts alone. Gives the number of segments and their
+/// bytes. Processes that use the cache go on: they encode anew what they miss.
+///
+/// # Errors
+/// The operating system's.
+pub fn clear(settings: &CacheSettings, dry_run: bool) -> io::Result<(usize, u64)> {
+    // Without a folder there is no cache, and the relative path would lie who knows where.
+    if settings.folder.as_os_str().is_empty() {
+        Ok((0, 0))
+    } else {
+        folder::clear(&settings.folder.join("v1"), dry_run)
+    }
+}
+
 /// What a handle did, and what it sees on the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
