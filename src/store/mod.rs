@@ -3,4 +3,5 @@
 pub mod folder;
 pub mod mteb;
 pub mod record;
+pub mod results;
 pub mod scoring;
