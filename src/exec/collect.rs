@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use polars::prelude::{Column, DataFrame, ParquetWriter};
-
 use super::merging::MergeLog;
 use super::steps::{ScoreLog, TrainLog};
 use super::{Engine, ExecError, cost, prune};
 use crate::config::Trial;
 use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind, Select};
-use crate::data::atomic;
 use crate::plan::{Method, ModelRef};
 use crate::store::choice::{self, Rule};
-use crate::store::folder::{StepState, StoreError, read_json, write_json};
+use crate::store::folder::{StepState, read_json, write_json};
 use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Unfinished, Variant, VariantKind};
+use crate::store::results;
 use crate::task::spec::Split;
 
 /// Share of texts cut at the limit from which a note is made.
@@ -132,7 +130,7 @@ impl Engine<'_> {
             notes,
         };
         write_json(&self.folder.root().join("record.json"), &record)?;
-        self.write_parquet(&record)?;
+        results::write(&record, &self.folder.root().join("results.parquet"))?;
         Ok(record)
     }
 
@@ -287,37 +285,6 @@ impl Engine<'_> {
             ]),
         }
         all.into_iter().filter(|(key, _)| !varied(key)).map(|(k, v)| (k.to_string(), v)).collect()
-    }
-
-    fn write_parquet(&self, record: &RunRecord) -> Result<(), ExecError> {
-        let path = self.folder.root().join("results.parquet");
-        let mut columns: [Vec<String>; 6] = Default::default();
-        let (mut main, mut mean, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        for variant in &record.variants {
-            for (split, tasks) in [("dev", &variant.dev), ("test", &variant.test)] {
-                for task in tasks {
-                    let text =
-                        [&variant.id, &variant.label, &split.to_string(), &task.name, &task.task_type, &task.metric];
-                    columns.iter_mut().zip(text).for_each(|(column, value)| column.push(value.clone()));
-                    main.push(task.main_score);
-                    mean.push(task.mean_over_seeds());
-                    rows.push(task.rows as u64);
-                }
-            }
-        }
-        let names = ["variant", "label", "split", "task", "type", "metric"];
-        let height = main.len();
-        let mut all: Vec<Column> =
-            names.into_iter().zip(columns).map(|(name, values)| Column::new(name.into(), values)).collect();
-        all.push(Column::new("main_score".into(), main));
-        all.push(Column::new("mean_over_seeds".into(), mean));
-        all.push(Column::new("rows".into(), rows));
-        let fail = |e: polars::error::PolarsError| ExecError::Other(format!("{}: {e}", path.display()));
-        let mut frame = DataFrame::new(height, all).map_err(fail)?;
-        let mut bytes = Vec::new();
-        ParquetWriter::new(&mut bytes).finish(&mut frame).map_err(fail)?;
-        atomic::write(&path, &bytes).map_err(|source| StoreError::Io { path, source })?;
-        Ok(())
     }
 }
 

@@ -1,12 +1,18 @@
 //! The report of a run: Markdown, CSV and plots, a pure function of the run's record.
 
+pub mod compare;
 mod csv;
+mod curves;
 mod escape;
+mod html;
 mod markdown;
 mod plot;
+mod scores;
 pub mod statistics;
 
 use std::path::{Path, PathBuf};
+
+pub use escape::text as markdown_text;
 
 use crate::store::record::{RunRecord, TrainingCurve};
 
@@ -31,20 +37,23 @@ pub enum ReportError {
     },
 }
 
-/// Writes `README.md`, `tables/*.csv` and `plots/*.svg` and `.png` into `folder`. The same record gives the same bytes.
+/// Writes `README.md`, `index.html`, `tables/*.csv` and `plots/*.svg` and `.png` into `folder`. The same record gives the same bytes.
 ///
 /// # Errors
 /// Where a file cannot be written or a plot cannot be drawn.
 pub fn write(run: &RunRecord, folder: &Path) -> Result<(), ReportError> {
     let statistics = statistics::Statistics::new(run);
-    let plots = plot::draw_all(run, &statistics)?;
+    let scores = scores::Scores::new(run, &statistics);
+    let plots = plot::draw_all(run, &scores)?;
     for plot in &plots {
         save(&folder.join("plots").join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;
         save(&folder.join("plots").join(format!("{}.png", plot.name)), &plot.png)?;
     }
-    for (name, content) in csv::tables(run) {
+    for (name, content) in csv::tables(run, &scores) {
         save(&folder.join("tables").join(name), content.as_bytes())?;
     }
+    let page = html::page(run, &statistics, &scores, &html::Extra::default());
+    save(&folder.join("index.html"), page.as_bytes())?;
     save(&folder.join("README.md"), markdown::page(run, &statistics, &plots).as_bytes())
 }
 
@@ -53,7 +62,7 @@ pub fn write(run: &RunRecord, folder: &Path) -> Result<(), ReportError> {
 /// # Errors
 /// As [`write()`].
 pub fn write_curves(curves: &[TrainingCurve], folder: &Path) -> Result<(), ReportError> {
-    for plot in plot::draw_curves(curves)? {
+    for plot in plot::draw_curves(curves, &[])? {
         save(&folder.join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;
         save(&folder.join(format!("{}.png", plot.name)), &plot.png)?;
     }

@@ -13,6 +13,7 @@ pub mod model_card;
 pub mod models;
 pub mod mteb;
 pub mod record;
+pub mod results;
 pub mod scoring;
 pub mod status;
 pub mod survey;

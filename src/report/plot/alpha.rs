@@ -6,17 +6,32 @@ use plotters::prelude::*;
 use super::{Chart, FAINT, INK, color, fail, padded, short, text};
 use crate::store::record::{AlphaSearch, RunRecord};
 
-/// Curves of all searches.
+/// Searches drawn.
+const PANELS: usize = 12;
+
+/// Curves of the searches whose chosen α scores best.
 pub struct AlphaCurves<'a> {
-    searches: &'a [AlphaSearch],
+    searches: Vec<&'a AlphaSearch>,
+    left_out: usize,
     range: (f64, f64),
 }
 
 impl<'a> AlphaCurves<'a> {
     /// None without searches.
     pub fn new(run: &'a RunRecord) -> Option<Self> {
-        let all = run.searches.iter().flat_map(|s| &s.points).flat_map(|p| [p.score, p.interval.0, p.interval.1]);
-        Some(Self { searches: &run.searches, range: padded(all.map(|v| 100.0 * v))? })
+        let score = |s: &AlphaSearch| {
+            let chosen = s.points.iter().find(|p| p.alpha == s.chosen);
+            chosen.map_or(f64::NEG_INFINITY, |p| p.score)
+        };
+        let mut searches: Vec<&AlphaSearch> = run.searches.iter().collect();
+        if searches.len() > PANELS {
+            searches.sort_by(|a, b| score(b).total_cmp(&score(a)));
+        }
+        let left_out = searches.len().saturating_sub(PANELS);
+        searches.truncate(PANELS);
+        let all = searches.iter().flat_map(|s| &s.points).flat_map(|p| [p.score, p.interval.0, p.interval.1]);
+        let range = padded(all.map(|v| 100.0 * v))?;
+        Some(Self { searches, left_out, range })
     }
 
     fn columns(&self) -> usize {
@@ -39,15 +54,17 @@ impl Chart for AlphaCurves<'_> {
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: u32) -> Result<(), String> {
-        let area = area
-            .margin(6 * scale, 0, 0, 0)
-            .titled("Dev score by α (band: 95 % bootstrap interval)", text(16, scale))
-            .map_err(fail)?;
+        let shown = match self.left_out {
+            0 => String::new(),
+            more => format!("; the best {} of {}", self.searches.len(), self.searches.len() + more),
+        };
+        let heading = format!("Dev score by α (band: 95 % bootstrap interval{shown})");
+        let area = area.margin(6 * scale, 0, 0, 0).titled(&heading, text(16, scale)).map_err(fail)?;
         let panels = area.split_evenly((self.searches.len().div_ceil(self.columns()), self.columns()));
         for (search, panel) in self.searches.iter().zip(&panels) {
-            let caption = format!("{}  →  {}", short(&search.first, 28), short(&search.second, 28));
+            let caption = format!("{}  →  {}", short(&search.first, 34), short(&search.second, 34));
             let mut chart = ChartBuilder::on(panel)
-                .caption(caption, text(12, scale))
+                .caption(caption, text(11, scale))
                 .margin(8 * scale)
                 .x_label_area_size(34 * scale)
                 .y_label_area_size(48 * scale)

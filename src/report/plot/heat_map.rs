@@ -4,9 +4,9 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::super::statistics::{Statistics, is_final};
+use super::super::scores::{Group, Scores};
 use super::{Chart, INK, fail, short, text};
-use crate::store::record::{RunRecord, VariantKind};
+use crate::store::record::RunRecord;
 
 /// The differences.
 pub struct HeatMap {
@@ -14,36 +14,43 @@ pub struct HeatMap {
     columns: Vec<String>,
     values: Vec<Vec<Option<f64>>>,
     largest: f64,
+    left_out: usize,
+    reference: String,
 }
 
-const LEFT: i32 = 400;
-const TOP: i32 = 150;
-const CELL: (i32, i32) = (72, 24);
+const CELL: (i32, i32) = (52, 22);
+/// Variants shown.
+const ROWS: usize = 30;
 
 impl HeatMap {
-    /// None without a base or without other variants.
-    pub fn new(run: &RunRecord, statistics: &Statistics) -> Option<Self> {
-        let base = run.variants.iter().position(|v| v.kind == VariantKind::Base)?;
-        let tasks: Vec<String> = statistics.tasks_on("test").into_iter().map(|t| t.0).collect();
-        let others: Vec<usize> = (0..run.variants.len()).filter(|&i| i != base && is_final(&run.variants[i])).collect();
-        if others.is_empty() || tasks.is_empty() {
+    /// None without a base or without other variants. The best by the rule of the choice, best first.
+    pub fn new(run: &RunRecord, scores: &Scores) -> Option<Self> {
+        let base = scores.base?;
+        let shown: Vec<usize> = scores.best(ROWS).into_iter().filter(|&i| i != base).collect();
+        let tasks: Vec<usize> =
+            (0..scores.test.columns.len()).filter(|&c| scores.test.columns[c].group == Group::Task).collect();
+        if shown.is_empty() || tasks.is_empty() {
             return None;
         }
-        let values: Vec<Vec<Option<f64>>> = others
+        let score = |row: usize, c: usize| scores.test.cells[row][c].map(|e| e.score);
+        let values: Vec<Vec<Option<f64>>> = shown
             .iter()
-            .map(|&row| {
-                tasks
-                    .iter()
-                    .map(|task| {
-                        let (a, b) = (statistics.task("test", row, task)?, statistics.task("test", base, task)?);
-                        Some(100.0 * (a.score - b.score))
-                    })
-                    .collect()
-            })
+            .map(|&row| tasks.iter().map(|&c| Some(100.0 * (score(row, c)? - score(base, c)?))).collect())
             .collect();
         let largest = values.iter().flatten().flatten().fold(1.0f64, |m, v| m.max(v.abs()));
-        let rows = others.iter().map(|&i| short(&run.variants[i].label, 60)).collect();
-        Some(Self { rows, columns: tasks.iter().map(|t| short(t, 32)).collect(), values, largest })
+        let mark = |i: usize| if Some(i) == scores.chosen { " ← chosen" } else { "" };
+        let rows = shown.iter().map(|&i| format!("{}{}", short(&run.variants[i].label, 90), mark(i))).collect();
+        let columns = tasks.iter().map(|&c| short(&scores.test.columns[c].title, 60)).collect();
+        let left_out = scores.order.iter().filter(|&&i| i != base).count() - shown.len();
+        Some(Self { rows, columns, values, largest, left_out, reference: scores.reference.clone() })
+    }
+
+    /// Room for the names: the longest at some 6.6 and 6.2 pixels a letter.
+    fn corner(&self) -> (i32, i32) {
+        let longest = |names: &[String]| names.iter().map(|n| n.chars().count()).max().unwrap_or(0) as f64;
+        let left = (24.0 + 6.6 * longest(&self.rows)).max(160.0);
+        let top = 50.0 + 6.2 * longest(&self.columns);
+        (left as i32, top.max(90.0) as i32)
     }
 
     /// Blue above the base, orange below, white at it.
@@ -65,30 +72,34 @@ impl Chart for HeatMap {
     }
 
     fn size(&self) -> (u32, u32) {
-        let width = LEFT + CELL.0 * self.columns.len() as i32 + 110;
-        let height = TOP + CELL.1 * self.rows.len() as i32 + 20;
+        let (left, top) = self.corner();
+        let width = (left + CELL.0 * self.columns.len() as i32 + 20).max(520);
+        let height = top + CELL.1 * self.rows.len() as i32 + 20;
         (width as u32, height as u32)
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: u32) -> Result<(), String> {
         let s = scale as i32;
-        area.draw(&Text::new("Test score minus the base's, points", (12 * s, 10 * s), text(16, scale)))
-            .map_err(fail)?;
+        let (left, top) = self.corner();
+        let shown = match self.left_out {
+            0 => String::new(),
+            _ => format!(" (the best {} of {})", self.rows.len(), self.rows.len() + self.left_out),
+        };
+        let heading = format!("Test score minus that of {}, points{shown}", short(&self.reference, 60));
+        area.draw(&Text::new(heading, (12 * s, 10 * s), text(16, scale))).map_err(fail)?;
         for (c, name) in self.columns.iter().enumerate() {
-            // Slanted names would need a rotation that the backends lack; two levels of level ones do not collide.
-            let x = LEFT + CELL.0 * c as i32 + CELL.0 / 2;
-            let y = 52 + 16 * (c as i32 % 5);
-            let style = text(10, scale).pos(Pos::new(HPos::Center, VPos::Top));
-            area.draw(&Text::new(name.clone(), (x * s, y * s), style)).map_err(fail)?;
-            let tick = vec![(x * s, (y + 14) * s), (x * s, (TOP - 3) * s)];
-            area.draw(&PathElement::new(tick, RGBColor(205, 205, 205).stroke_width(scale))).map_err(fail)?;
+            // From bottom to top.
+            let x = left + CELL.0 * c as i32 + CELL.0 / 2;
+            let font = ("sans-serif", 11 * scale).into_font().transform(FontTransform::Rotate270);
+            let style = font.color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(name.clone(), (x * s, (top - 7) * s), style)).map_err(fail)?;
         }
         for (r, name) in self.rows.iter().enumerate() {
-            let y = TOP + CELL.1 * r as i32;
+            let y = top + CELL.1 * r as i32;
             let style = text(11, scale).pos(Pos::new(HPos::Right, VPos::Center));
-            area.draw(&Text::new(name.clone(), ((LEFT - 8) * s, (y + CELL.1 / 2) * s), style)).map_err(fail)?;
+            area.draw(&Text::new(name.clone(), ((left - 8) * s, (y + CELL.1 / 2) * s), style)).map_err(fail)?;
             for (c, value) in self.values[r].iter().enumerate() {
-                let x = LEFT + CELL.0 * c as i32;
+                let x = left + CELL.0 * c as i32;
                 let corners = [((x + 1) * s, (y + 1) * s), ((x + CELL.0 - 1) * s, (y + CELL.1 - 1) * s)];
                 let fill = value.map_or(RGBColor(240, 240, 240), |v| self.color(v));
                 area.draw(&Rectangle::new(corners, fill.filled())).map_err(fail)?;

@@ -3,11 +3,19 @@
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use super::super::curves;
 use super::{Chart, FAINT, INK, color, fail, legend, padded, short, text};
 use crate::store::record::TrainingCurve;
 
+/// Lines that are coloured and named; the rest are drawn faint.
+const NAMED: usize = 12;
+/// Points drawn of a line.
+const POINTS: usize = 400;
+
 struct Line {
     label: String,
+    /// Its place among the coloured ones.
+    place: Option<usize>,
     train: Vec<(f64, f64)>,
     dev: Vec<(f64, f64)>,
 }
@@ -23,25 +31,24 @@ pub struct Curves {
 }
 
 impl Curves {
-    /// Training loss, smoothed, and dev loss.
-    pub fn losses(curves: &[TrainingCurve]) -> Option<Self> {
-        let lines = curves
-            .iter()
-            .map(|c| Line { label: c.trial.clone(), train: smooth(&c.train_loss), dev: pairs(&c.dev_loss) })
-            .collect();
-        Self::new("losses", "Training loss (line, smoothed) and dev loss (dots, dashed)", "loss", lines)
+    /// Training loss, smoothed, and dev loss. `best` are labels of trials, the best first: those are named where not all can be.
+    pub fn losses(all: &[TrainingCurve], best: &[&str]) -> Option<Self> {
+        let line = |c: &TrainingCurve| (pairs(&curves::smooth(&c.train_loss)), pairs(&c.dev_loss));
+        Self::new(
+            "losses",
+            "Training loss (line, smoothed) and dev loss (dots, dashed)",
+            "loss",
+            lines(all, best, line),
+        )
     }
 
     /// Mean reciprocal rank on dev.
-    pub fn dev_score(curves: &[TrainingCurve]) -> Option<Self> {
-        if curves.iter().all(|c| c.dev_score.len() < 2) {
+    pub fn dev_score(all: &[TrainingCurve], best: &[&str]) -> Option<Self> {
+        if all.iter().all(|c| c.dev_score.len() < 2) {
             return None;
         }
-        let lines = curves
-            .iter()
-            .map(|c| Line { label: c.trial.clone(), train: pairs(&c.dev_score), dev: pairs(&c.dev_score) })
-            .collect();
-        Self::new("dev-score", "Dev rows: mean reciprocal rank of the positive", "MRR", lines)
+        let line = |c: &TrainingCurve| (pairs(&c.dev_score), pairs(&c.dev_score));
+        Self::new("dev-score", "Dev rows: mean reciprocal rank of the positive", "MRR", lines(all, best, line))
     }
 
     fn new(name: &'static str, title: &'static str, unit: &'static str, lines: Vec<Line>) -> Option<Self> {
@@ -52,19 +59,26 @@ impl Curves {
     }
 }
 
-fn pairs(points: &[(usize, f64)]) -> Vec<(f64, f64)> {
-    points.iter().map(|(step, value)| (*step as f64, *value)).collect()
+fn lines(
+    all: &[TrainingCurve],
+    best: &[&str],
+    of: impl Fn(&TrainingCurve) -> (Vec<(f64, f64)>, Vec<(f64, f64)>),
+) -> Vec<Line> {
+    let rank = |c: &TrainingCurve| best.iter().position(|label| *label == c.trial).unwrap_or(best.len());
+    let mut order: Vec<&TrainingCurve> = all.iter().collect();
+    // Where all can be named they keep their order, and with it their colours.
+    if all.len() > NAMED {
+        order.sort_by_key(|c| rank(c));
+    }
+    let line = |(i, c): (usize, &TrainingCurve)| {
+        let (train, dev) = of(c);
+        Line { label: c.trial.clone(), place: (i < NAMED).then_some(i), train, dev }
+    };
+    order.into_iter().enumerate().map(line).collect()
 }
 
-/// Mean over a window of a twentieth of the run, centred.
-fn smooth(points: &[(usize, f64)]) -> Vec<(f64, f64)> {
-    let half = (points.len() / 40).max(1);
-    (0..points.len())
-        .map(|i| {
-            let window = &points[i.saturating_sub(half)..(i + half + 1).min(points.len())];
-            (points[i].0 as f64, window.iter().map(|p| p.1).sum::<f64>() / window.len() as f64)
-        })
-        .collect()
+fn pairs(points: &[(usize, f64)]) -> Vec<(f64, f64)> {
+    curves::thinned(points, POINTS).iter().map(|(step, value)| (*step as f64, *value)).collect()
 }
 
 impl Chart for Curves {
@@ -77,7 +91,7 @@ impl Chart for Curves {
     }
 
     fn size(&self) -> (u32, u32) {
-        (880, 420.max(60 + 19 * self.lines.len() as u32))
+        (960, 420)
     }
 
     fn draw<DB: DrawingBackend>(&self, area: &DrawingArea<DB, Shift>, scale: u32) -> Result<(), String> {
@@ -102,21 +116,39 @@ impl Chart for Curves {
             .axis_desc_style(text(12, scale))
             .draw()
             .map_err(fail)?;
-        for (i, line) in self.lines.iter().enumerate() {
-            chart
-                .draw_series(LineSeries::new(line.train.iter().copied(), color(i).mix(0.8).stroke_width(2 * scale)))
-                .map_err(fail)?;
-            let dashes = DashedLineSeries::new(
-                line.dev.iter().copied(),
-                5 * scale,
-                3 * scale,
-                color(i).mix(0.6).stroke_width(scale),
-            );
+        // Faint ones first, the best on top.
+        for line in self.lines.iter().rev() {
+            let ink = line.place.map_or(RGBColor(150, 158, 166), color);
+            let is_named = line.place.is_some();
+            let wide = if is_named { 2 } else { 1 };
+            let train = ink.mix(if is_named { 0.85 } else { 0.4 }).stroke_width(wide * scale);
+            if line.place.is_some_and(|place| place >= super::PALETTE.len()) {
+                // Colours come round again: these are dashed.
+                let dashes = DashedLineSeries::new(line.train.iter().copied(), 9 * scale, 3 * scale, train);
+                chart.draw_series(dashes).map_err(fail)?;
+            } else {
+                chart.draw_series(LineSeries::new(line.train.iter().copied(), train)).map_err(fail)?;
+            }
+            if line.dev == line.train || !is_named {
+                let points = line.dev.iter().filter(|_| is_named);
+                chart.draw_series(points.map(|p| Circle::new(*p, 3 * scale, ink.filled()))).map_err(fail)?;
+                continue;
+            }
+            let style = ink.mix(0.6).stroke_width(scale);
+            let dashes = DashedLineSeries::new(line.dev.iter().copied(), 5 * scale, 3 * scale, style);
             chart.draw_series(dashes).map_err(fail)?;
-            chart.draw_series(line.dev.iter().map(|p| Circle::new(*p, 4 * scale, color(i).filled()))).map_err(fail)?;
+            chart.draw_series(line.dev.iter().map(|p| Circle::new(*p, 3 * scale, ink.filled()))).map_err(fail)?;
         }
-        let entries: Vec<(String, RGBColor)> =
-            self.lines.iter().enumerate().map(|(i, l)| (short(&l.label, 30), color(i))).collect();
+        let named = self.lines.iter().filter_map(|l| Some((l, l.place?)));
+        let mut entries: Vec<(String, RGBColor)> = named
+            .map(|(l, place)| {
+                let dashed = if place >= super::PALETTE.len() { " (dashed)" } else { "" };
+                (format!("{}{dashed}", short(&l.label, 38)), color(place))
+            })
+            .collect();
+        if self.lines.len() > NAMED {
+            entries.push((format!("the other {}", self.lines.len() - NAMED), RGBColor(190, 196, 202)));
+        }
         legend(&side, &entries, scale)
     }
 }

@@ -1,9 +1,11 @@
 //! Plots as SVG and PNG, with the font that comes with the program.
 
 mod alpha;
+mod cost;
 mod effects;
 mod heat_map;
 mod losses;
+mod parallel;
 
 use std::sync::Once;
 
@@ -12,8 +14,8 @@ use plotters::prelude::*;
 use plotters::style::{FontStyle, register_font};
 
 use super::ReportError;
-use super::statistics::Statistics;
-use crate::store::record::{RunRecord, TrainingCurve};
+use super::scores::Scores;
+use crate::store::record::{RunRecord, TrainingCurve, VariantKind};
 
 /// A finished plot.
 pub struct Plot {
@@ -52,6 +54,8 @@ const PALETTE: [RGBColor; 8] = [
 ];
 const INK: RGBColor = RGBColor(40, 40, 40);
 const FAINT: RGBColor = RGBColor(225, 225, 225);
+/// The chosen, and what belongs to it.
+const ORANGE: RGBColor = PALETTE[1];
 
 fn color(i: usize) -> RGBColor {
     PALETTE[i % PALETTE.len()]
@@ -142,23 +146,40 @@ fn encode_png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, png::En
 ///
 /// # Errors
 /// Where a plot cannot be drawn.
-pub fn draw_all(run: &RunRecord, statistics: &Statistics) -> Result<Vec<Plot>, ReportError> {
+pub fn draw_all(run: &RunRecord, scores: &Scores) -> Result<Vec<Plot>, ReportError> {
     let mut plots = Vec::new();
-    if let Some(chart) = heat_map::HeatMap::new(run, statistics) {
+    if let Some(chart) = heat_map::HeatMap::new(run, scores) {
         plots.push(render(&chart)?);
     }
     if let Some(chart) = alpha::AlphaCurves::new(run) {
         plots.push(render(&chart)?);
     }
-    for chart in effects::Effect::all(run, statistics) {
+    for chart in effects::Effect::all(run, scores) {
         plots.push(render(&chart)?);
     }
-    plots.extend(draw_curves(&run.curves)?);
+    if let Some(chart) = parallel::Parallel::new(run, scores) {
+        plots.push(render(&chart)?);
+    }
+    if let Some(chart) = cost::CostChart::new(run, scores) {
+        plots.push(render(&chart)?);
+    }
+    let best: Vec<&str> = scores
+        .order
+        .iter()
+        .filter_map(|&i| match &run.variants[i].kind {
+            VariantKind::Trained { trial, .. } => Some(trial.as_str()),
+            _ => None,
+        })
+        .collect();
+    plots.extend(draw_curves(&run.curves, &best)?);
     Ok(plots)
 }
 
-/// Training and dev loss, and the dev score, of training runs.
-pub fn draw_curves(curves: &[TrainingCurve]) -> Result<Vec<Plot>, ReportError> {
-    let charts = [losses::Curves::losses(curves), losses::Curves::dev_score(curves)];
+/// Training and dev loss, and the dev score, of training runs; `best` are labels of trials, the best first.
+///
+/// # Errors
+/// As [`draw_all`].
+pub fn draw_curves(curves: &[TrainingCurve], best: &[&str]) -> Result<Vec<Plot>, ReportError> {
+    let charts = [losses::Curves::losses(curves, best), losses::Curves::dev_score(curves, best)];
     charts.iter().flatten().map(render).collect()
 }
