@@ -6,6 +6,7 @@ pub mod dev_tasks;
 pub mod encoder;
 pub mod precomputed;
 pub mod settings;
+pub mod slurm;
 mod steps;
 pub mod training;
 
