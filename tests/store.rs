@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime};
 use candle_core::Device;
 use embeval::adapter::peft;
 use embeval::config::Document;
-use embeval::exec::{Engine, Observer, shipping};
+use embeval::exec::event::Silence;
+use embeval::exec::{Engine, shipping};
 use embeval::model::{BuildOptions, Embedder, ModelFiles};
 use embeval::plan::{ModelRef, Plan};
 use embeval::store::budget::over_budget;
@@ -439,14 +440,6 @@ fn over_the_budget_the_worst_checkpoints_on_the_way_go_first() {
     assert!(removed(&run, &id(1)).models.is_empty());
 }
 
-struct Silent;
-
-impl Observer for Silent {
-    fn starts(&self, _: usize, _: usize, _: &str) {}
-    fn advances(&self, _: usize, _: usize, _: &str) {}
-    fn ends(&self, _: usize, _: &str, _: Option<f64>) {}
-}
-
 /// A sweep of seconds: a model made from nothing, six steps a trial.
 fn sweep(folder: &Path, adapter: &str) -> (Plan, RunFolder) {
     let path = folder.join("sweep.yaml");
@@ -494,6 +487,7 @@ fn chosen(record: &RunRecord, is_it: impl Fn(&VariantKind) -> bool) -> RunRecord
         by: "mean_task".into(),
         score,
         why: "it was asked for".into(),
+        ..Choice::default()
     };
     RunRecord { choice: Some(choice), ..record.clone() }
 }
@@ -507,8 +501,8 @@ fn bytes(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn the_choice_is_shipped_whole_whatever_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let (plan, run) = sweep(folder.path(), "full");
-    let engine = Engine::new(&plan, run.clone(), Device::Cpu, &Silent);
-    engine.run().unwrap();
+    let engine = Engine::new(&plan, run.clone(), Device::Cpu, &Silence);
+    engine.work().unwrap();
     let record = engine.collect().unwrap();
     let best = run.root().join("best");
     let last = plan.trials[0].steps;
@@ -554,8 +548,8 @@ fn an_adapter_is_shipped_merged_and_beside() {
     for (kind, quantized) in [("lora, rank: 4", false), ("qlora, rank: 4", true)] {
         let folder = tempfile::tempdir().unwrap();
         let (plan, run) = sweep(folder.path(), kind);
-        let engine = Engine::new(&plan, run.clone(), Device::Cpu, &Silent);
-        engine.run().unwrap();
+        let engine = Engine::new(&plan, run.clone(), Device::Cpu, &Silence);
+        engine.work().unwrap();
         let record = chosen(&engine.collect().unwrap(), |k| matches!(k, VariantKind::Trained { .. }));
         let best = shipping::ship(&engine, &record).unwrap().unwrap();
         let last = plan.trials[0].steps;

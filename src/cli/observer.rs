@@ -71,6 +71,7 @@ impl Observer for Bars {
                 self.clear(process);
                 tracing::error!("{title}: {reason}");
             }
+            Event::Note { text } => self.say(text),
             Event::Fatal { .. } => self.clear(process),
         }
     }

@@ -2,20 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
 use super::observer::Bars;
-use super::print;
 use super::run_file::{self, RunFile, absolute};
+use super::{Misuse, print};
 use crate::config::Document;
-use crate::config::schema::Executor;
+use crate::config::schema::{Executor, PruneRule};
 use crate::data::size;
 use crate::exec::Engine;
-use crate::exec::event::Silence;
-use crate::exec::heads;
+use crate::exec::event::{Event, Silence};
 use crate::exec::local::{End, Local};
+use crate::exec::{heads, jobs, slurm};
 use crate::plan::Plan;
 use crate::store::folder::StepState;
 use crate::store::record::RunRecord;
@@ -110,7 +111,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
         let jobs = args.jobs.map_or(plan.config.run.jobs, usize::from);
         let end = match executor {
             Executor::Local => here(&engine, &stop, jobs, quiet)?,
-            Executor::Slurm => bail!("run.executor: slurm is being built"),
+            Executor::Slurm => on_cluster(&engine, &stop, jobs, quiet)?,
         };
         if end == End::Stopped {
             bail!("stopped: what was done is kept in {}; the same command carries on", root.display());
@@ -226,6 +227,52 @@ fn here(engine: &Engine<'_>, stop: &AtomicBool, jobs: usize, quiet: bool) -> any
     };
     Ok(local.run()?)
 }
+
+/// Runs the steps as jobs of Slurm.
+fn on_cluster(engine: &Engine<'_>, stop: &Arc<AtomicBool>, jobs: usize, quiet: bool) -> anyhow::Result<End> {
+    if let Some(prune) = engine.plan.config.prune.as_ref().filter(|prune| prune.rule != PruneRule::Median) {
+        bail!(Misuse(format!(
+            "prune.rule: {:?} holds trainings until others come as far, and on a cluster each would keep its place meanwhile: use \
+             median, or executor local in one large job",
+            prune.rule
+        )));
+    }
+    let program = std::env::current_exe().context("this program's own file cannot be found")?;
+    let cluster = slurm::Cluster {
+        settings: &engine.plan.config.run.slurm,
+        folder: engine.folder.root(),
+        program: &program,
+        worker_args: quiet.then(|| "--quiet".to_string()).into_iter().collect(),
+        jobs_at_once: jobs,
+        retries: engine.plan.config.run.retries,
+        patience: PATIENCE,
+        commands: &slurm::SlurmCommands,
+    };
+    // Interrupts are counted: at the first the jobs are cancelled, at the second this process leaves.
+    let (interrupts, flag) = (Arc::new(AtomicUsize::new(0)), stop.clone());
+    let count = interrupts.clone();
+    std::thread::spawn(move || {
+        loop {
+            if flag.swap(false, Ordering::Relaxed) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let state = |id: &str| jobs::state(&engine.folder, id);
+    let mut told = |event: slurm::Event| engine.observer.sees(0, &Event::Note { text: event.to_string() });
+    let summary = slurm::run(&cluster, &jobs::jobs(engine.plan), &state, &mut told, &interrupts)?;
+    for failure in &summary.failed {
+        // Those that the worker could not mark itself.
+        if !engine.folder.state(&failure.step).is_over() {
+            engine.folder.give_up(&failure.step, &StepState::Failed(failure.reason.clone()))?;
+        }
+    }
+    Ok(if summary.cancelled { End::Stopped } else { End::Done })
+}
+
+/// How long a Slurm controller that does not answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1_800);
 
 /// A flag that Ctrl-C and the signal to end set; at the second the process ends at once.
 fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {

@@ -56,6 +56,11 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Anything else that people want to know.
+    Note {
+        /// In words.
+        text: String,
+    },
     /// Nothing can go on: a full disk, say.
     Fatal {
         /// Why.

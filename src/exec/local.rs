@@ -121,7 +121,7 @@ impl Local<'_> {
                     }
                     Event::Ends { .. } | Event::Held { .. } | Event::Failed { .. } => worker.step = None,
                     Event::Fatal { message } => worker.fatal = Some(message.clone()),
-                    Event::Advances { .. } | Event::Pruned { .. } => {}
+                    Event::Advances { .. } | Event::Pruned { .. } | Event::Note { .. } => {}
                 }
             }
             self.observer.sees(slot, &event);

@@ -8,12 +8,14 @@ pub mod encoder;
 mod estimate;
 pub mod event;
 pub mod heads;
+pub mod jobs;
 pub mod local;
 mod merging;
 pub mod precomputed;
 pub mod prune;
 pub mod settings;
 pub mod shipping;
+pub mod slurm;
 mod steps;
 pub mod training;
 pub mod work;
@@ -35,7 +37,7 @@ use crate::task::files::{Datasets, NoDatasets};
 use crate::task::load::TaskData;
 use crate::task::protocol::Protocol;
 use crate::task::spec::{Split, TaskError, TaskSpec};
-use event::Observer;
+pub use event::Observer;
 
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]

@@ -117,12 +117,16 @@ impl Engine<'_> {
         let known = Known::default();
         let mut fault = None;
         for id in ids {
-            let Some(at) = self.plan.steps.iter().position(|step| step.id == *id) else {
+            let Some(at) = self.plan.step_index(id) else {
                 return Err(ExecError::Other(format!("step {id}: is none of this run's")));
             };
             let step = &self.plan.steps[at];
-            if self.chance(&known, step)? == Chance::Now {
-                self.attempt(at, step)?;
+            // A lock of a node that went down is found abandoned after a while; a process that lives ends it.
+            while self.chance(&known, step)? == Chance::Now
+                && self.attempt(at, step)?.is_none()
+                && !self.state(&known, id).is_over()
+            {
+                std::thread::sleep(LONGEST_WAIT);
             }
             let why = match self.state(&known, id) {
                 StepState::Complete | StepState::Pruned(_) => continue,

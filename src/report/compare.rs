@@ -45,7 +45,8 @@ pub struct Comparison {
     record: RunRecord,
     extra: Extra,
     set: TaskSet,
-    statistics: Statistics,
+    /// (model, rule) → its difference to the first, as if their rows were the same.
+    differences: BTreeMap<(usize, String), Difference>,
     scores: Scores,
     notes: Vec<String>,
 }
@@ -77,10 +78,16 @@ impl Comparison {
         };
         let statistics = Statistics::new(&record);
         let mut scores = Scores::new(&record, &statistics);
+        let differences = (1..models.len())
+            .flat_map(|model| scores.test.columns.iter().map(move |column| (model, column.rule.clone())))
+            .filter_map(|(model, rule)| {
+                statistics.difference("test", model, 0, &rule).map(|difference| ((model, rule), difference))
+            })
+            .collect();
         if let Some(first) = names.first() {
             scores.reference = first.to_string();
         }
-        Self { record, extra, set, statistics, scores, notes }
+        Self { record, extra, set, differences, scores, notes }
     }
 
     /// What a reader must know, a sentence each: what was left out, how protocols and limits differ.
@@ -105,7 +112,7 @@ impl Comparison {
     fn difference(&self, model: usize, column: &Column) -> Option<(f64, Option<Difference>)> {
         let (a, b) = (self.estimate(model, column)?, self.estimate(0, column)?);
         let paired = self.extra.is_paired(&self.record, &self.scores.test, column, (model, 0));
-        let found = paired.then(|| self.statistics.difference("test", model, 0, &column.rule)).flatten();
+        let found = paired.then(|| self.differences.get(&(model, column.rule.clone())).copied()).flatten();
         Some((a.score - b.score, found.filter(|d| d.interval.0.is_finite())))
     }
 
@@ -226,7 +233,7 @@ impl Comparison {
                 save(&folder.join("tables").join(name), content.as_bytes())?;
             }
         }
-        let page = html::page(&self.record, &self.statistics, &self.scores, &self.extra);
+        let page = html::page(&self.record, &Statistics::new(&self.record), &self.scores, &self.extra);
         save(&folder.join("index.html"), page.as_bytes())?;
         save(&folder.join("README.md"), markdown.as_bytes())
     }
