@@ -143,7 +143,7 @@ fn a_weight_of_one_is_that_model_and_of_nothing_none() {
 fn models_that_do_not_fit_are_refused() {
     let first = model();
     let mut pooled = first.clone();
-    pooled.layout.prompts.insert("query".into(), "q: ".into());
+    pooled.layout.prompts.named.insert("query".into(), "q: ".into());
     let mut smaller = first.clone();
     smaller.weights.remove("pooler.dense.bias");
     for (other, expected) in [(pooled, "the prompts differ"), (smaller, "it has no tensor `pooler.dense.bias`")] {
