@@ -696,7 +696,7 @@ fn faults_of_ranges_and_conditions() {
     ] {
         let found = errors(trials(&format!("grid: {{{grid}}}\n"), &[]));
         let expected = format!("c.yaml:4: {expected}");
-        assert!(found.iter().any(|line| *line == expected), "{grid:?}\nexpected {expected}\nfound    {found:#?}");
+        assert!(found.contains(&expected), "{grid:?}\nexpected {expected}\nfound    {found:#?}");
     }
     let limit =
         "grid: {train.seed: {from: 1, to: 12, step: 1}, objective: [symmetric, asymmetric]}\nsearch: {limit: 20}\n";
