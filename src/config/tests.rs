@@ -649,7 +649,7 @@ fn faults_of_ranges_and_conditions() {
             "grid.train.lr: gives its values twice: give one of {values: […]}, {from, to, count, scale: linear|log}, {from, to, \
              step}, {uniform: [a, b]}, {log_uniform: [a, b]} or {whole: [a, b]}",
         ),
-        ("train.lr: {form: 0, to: 1, count: 3}", "unknown key `grid.train.lr.form`; did you mean `from`?"),
+        ("train.lr: {from: 0, to: 1, step: 1, cont: 3}", "unknown key `grid.train.lr.cont`; did you mean `count`?"),
         (
             "train.lr: {uniform: [1, 0]}",
             "grid.train.lr.uniform = [1, 0]: must be two numbers, the lower first, such as [1e-5, 1e-3]",
@@ -696,7 +696,7 @@ fn faults_of_ranges_and_conditions() {
     ] {
         let found = errors(trials(&format!("grid: {{{grid}}}\n"), &[]));
         let expected = format!("c.yaml:4: {expected}");
-        assert!(found.iter().any(|line| *line == expected), "{grid:?}\nexpected {expected}\nfound    {found:#?}");
+        assert!(found.contains(&expected), "{grid:?}\nexpected {expected}\nfound    {found:#?}");
     }
     let limit =
         "grid: {train.seed: {from: 1, to: 12, step: 1}, objective: [symmetric, asymmetric]}\nsearch: {limit: 20}\n";
@@ -832,7 +832,7 @@ fn merges_read_as_written() {
         ),
         (
             "merge.2.slerp.first.objective=symmetric",
-            "c.yaml:7: merge.slerp.first.name = base: is the base model, which has no axes: name it alone",
+            "c.yaml:8: merge.slerp.first.name = base: is the base model, which has no axes: name it alone",
         ),
     ] {
         let found = errors(trials(text, &[set]));
