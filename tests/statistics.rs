@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use embeval::metric::average_precision::average_precision;
 use embeval::metric::correlation::spearman;
+use embeval::metric::interval;
+use embeval::metric::moments::Moments;
 use embeval::metric::outcomes::Outcomes;
 use embeval::report::statistics::{CHOICE, Statistics};
 use embeval::store::choice::{self, Rule};
@@ -104,7 +106,7 @@ fn experiments(random: &mut Random, n: usize, mean: f64) -> Outcomes {
 
 #[test]
 fn means_of_right_answers() {
-    for (n, p) in [(100, 0.5), (100, 0.7), (100, 0.9), (200, 0.8), (500, 0.6), (500, 0.95)] {
+    for (n, p) in [(100, 0.5), (100, 0.7), (100, 0.9), (100, 0.95), (200, 0.8), (500, 0.6), (500, 0.95)] {
         let share = coverage(p, "", |r, i| vec![task(&format!("{i}"), "Classification", examples(r, n, p))]);
         holds(&format!("{n} answers, {p} right"), share);
     }
@@ -143,6 +145,15 @@ fn means_of_few_experiments() {
         let share = coverage(0.4, "", |r, i| vec![task(&format!("{i}"), "Clustering", experiments(r, n, 0.4))]);
         holds(&format!("{n} experiments"), share);
     }
+    // This interval has a closed form: so many draws that no stream of random numbers is lucky or unlucky.
+    let (mut random, draws) = (Random(77), 200_000);
+    let held = (0..draws).filter(|_| {
+        let outcomes = experiments(&mut random, 10, 0.4);
+        let (low, high) = interval::student(score(&outcomes), &Moments::of_score(&outcomes, &[]), interval::LEVEL);
+        low <= 0.4 && 0.4 <= high
+    });
+    let share = held.count() as f64 / draws as f64;
+    assert!((share - 0.95).abs() < 0.002, "ten experiments over {draws} draws: {share}");
 }
 
 #[test]
@@ -165,7 +176,7 @@ fn means_over_task_types() {
         };
         vec![few(r, format!("a{i}"), 0.05), few(r, format!("b{i}"), 0.02)]
     });
-    assert!((0.93..=0.985).contains(&share), "two tasks of five experiments: {share}");
+    holds("two tasks of five experiments", share);
 }
 
 fn variant(id: usize, kind: VariantKind, settings: &[(&str, &str)], test: Vec<TaskRecord>) -> Variant {
@@ -304,7 +315,7 @@ fn holm_keeps_the_familys_error() {
         let run = run(variants);
         let statistics = Statistics::new(&run);
         let p: Vec<f64> = (1..11).map(|i| statistics.difference("test", i, 0, &name).unwrap().p).collect();
-        wrong += usize::from(embeval::metric::interval::holm(&p).iter().any(|p| *p <= 0.05));
+        wrong += usize::from(interval::holm(&p).iter().any(|p| *p <= 0.05));
     }
     println!("family error: {:.1} %", 100.0 * wrong as f64 / DRAWS as f64);
     assert!(wrong as f64 / DRAWS as f64 <= 0.05, "{wrong}");

@@ -21,7 +21,8 @@ pub fn percentile(replicates: &[f64], level: f64) -> (f64, f64) {
 /// 1, which no score of mteb's is. `(NaN, NaN)` where the variance is not known or no replicate is defined.
 pub fn bca(score: f64, replicates: &[f64], moments: &Moments, level: f64) -> (f64, f64) {
     let finite: Vec<f64> = replicates.iter().copied().filter(|value| value.is_finite()).collect();
-    if finite.is_empty() || !score.is_finite() || !moments.variance.is_finite() || !(level > 0.0 && level < 1.0) {
+    let is_known = score.is_finite() && moments.variance.is_finite() && !finite.is_empty();
+    if !is_known || level <= 0.0 || level >= 1.0 {
         return (f64::NAN, f64::NAN);
     }
     // A replicate that is the score but for rounding is neither below nor above.

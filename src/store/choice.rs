@@ -174,8 +174,7 @@ fn why(
         1 => String::new(),
         n => format!(", mean over {n} training seeds"),
     };
-    let of_group =
-        if candidates[taken].members.len() > 1 { "; of its training seeds the best on the same side" } else { "" };
+    let of_group = if candidates[taken].members.len() > 1 { "; of those seeds the best" } else { "" };
     match error {
         None => format!("highest {by} on {on} among {among}{}{of_group}", over(&candidates[taken])),
         Some(error) => {
@@ -188,5 +187,104 @@ fn why(
                 100.0 * error
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metric::outcomes::Outcomes;
+    use crate::store::record::{Cost, TaskRecord};
+
+    /// A model that gets the first `right` of 100 rows right, on dev; on test the others.
+    fn variant(label: &str, right: usize, seed: Option<u64>, trainable: u64) -> Variant {
+        let task = |right: usize| {
+            let outcomes = Outcomes::PerExample((0..100).map(|i| f64::from(u8::from(i < right))).collect());
+            TaskRecord {
+                name: "A".into(),
+                task_type: "Classification".into(),
+                metric: "accuracy".into(),
+                main_score: right as f64 / 100.0,
+                seeds: Vec::new(),
+                rows: 100,
+                outcomes,
+            }
+        };
+        let settings = label.split(' ').next().map(|own| ("x".to_string(), own.to_string()));
+        let seed = seed.map(|seed| ("train.seed".to_string(), seed.to_string()));
+        Variant {
+            id: label.into(),
+            label: label.into(),
+            kind: VariantKind::Trained { trial: label.into(), step: 5, steps: 5 },
+            settings: settings.into_iter().chain(seed).collect(),
+            cost: Cost { trainable, ..Cost::default() },
+            dev: vec![task(right)],
+            test: vec![task(100 - right)],
+        }
+    }
+
+    fn merged(label: &str, right: usize, first: &str, alpha: f64) -> Variant {
+        let kind = VariantKind::Merged { first: first.into(), second: "other".into(), alpha, auto: true, layers: None };
+        Variant { kind, ..variant(label, right, None, 0) }
+    }
+
+    const BEST: Rule<'_> = Rule { on_test: false, by: "mean_task", one_standard_error: false, seeds: 1 };
+    const SIMPLEST: Rule<'_> = Rule { one_standard_error: true, ..BEST };
+
+    #[test]
+    fn the_highest_on_dev_wins_and_test_is_not_seen() {
+        let variants = [variant("a", 60, None, 1), variant("b", 70, None, 1), variant("c", 70, None, 1)];
+        let choice = choose(&variants, &BEST).unwrap();
+        assert_eq!((choice.id.as_str(), choice.on.as_str(), choice.score), ("b", "dev", 0.7));
+        assert_eq!(choice.runner_up.as_deref(), Some("c"));
+        assert!(choice.group.is_empty() && choice.group_score.is_none() && choice.se.is_none());
+        let mut blind = variants.clone();
+        blind.iter_mut().for_each(|v| v.test.clear());
+        assert_eq!(choose(&blind, &BEST), Some(choice));
+        let on_test = choose(&variants, &Rule { on_test: true, ..BEST }).unwrap();
+        assert_eq!((on_test.id.as_str(), on_test.on.as_str()), ("a", "test"));
+        assert_eq!(choose(&[], &BEST), None);
+        assert_eq!(choose(&variants, &Rule { by: "No such task", ..BEST }), None);
+    }
+
+    #[test]
+    fn the_luckiest_seed_does_not_win() {
+        let variants = [
+            variant("a", 62, Some(1), 1),
+            variant("a 2", 70, Some(2), 1),
+            variant("b", 68, Some(1), 1),
+            variant("b 2", 67, Some(2), 1),
+        ];
+        let choice = choose(&variants, &BEST).unwrap();
+        assert_eq!((choice.id.as_str(), choice.score), ("b", 0.68));
+        assert_eq!(choice.group, ["b", "b 2"]);
+        assert!((choice.group_score.unwrap() - 0.675).abs() < 1e-12);
+        assert_eq!(choice.runner_up.as_deref(), Some("a 2"));
+        // Two seeds that are eight points apart: far from sure.
+        let probability = choice.probability.unwrap();
+        assert!((0.4..0.8).contains(&probability), "{probability}");
+        assert!(choice.why.contains("2 groups of settings (4 scored models"), "{}", choice.why);
+    }
+
+    #[test]
+    fn one_standard_error_takes_the_simplest_and_the_error_is_the_pairs() {
+        // One row apart: √(0.01 · 0.99 / 99 · (1 + 2) / 1) is 1.7 points, and the score's own error is 4.6.
+        let near = |own| [variant("big", 70, None, 100), variant("small", own, None, 10), merged("m", 70, "x", 0.5)];
+        let choice = choose(&near(69), &SIMPLEST).unwrap();
+        assert_eq!((choice.id.as_str(), choice.select.as_str()), ("small", "one_standard_error"));
+        assert!((choice.se.unwrap() - 0.0173).abs() < 1e-4, "{:?}", choice.se);
+        assert!(choice.why.contains("1.0 points behind big"), "{}", choice.why);
+        // Three rows are more than their own error (2.2), and less than the score's.
+        let choice = choose(&near(67), &SIMPLEST).unwrap();
+        assert_eq!((choice.id.as_str(), choice.se), ("big", None));
+        assert_eq!(choose(&near(69), &BEST).unwrap().id, "big");
+    }
+
+    #[test]
+    fn a_merge_with_nothing_of_its_other_part_is_no_runner_up() {
+        let variants = [variant("a", 70, None, 1), merged("a again", 70, "a", 0.0), variant("b", 50, None, 1)];
+        let choice = choose(&variants, &BEST).unwrap();
+        assert_eq!((choice.id.as_str(), choice.runner_up.as_deref()), ("a", Some("b")));
+        assert!(choice.probability.unwrap() > 0.99);
     }
 }

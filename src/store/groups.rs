@@ -113,41 +113,97 @@ impl<'a> Contender<'a> {
 
 /// For each contender the probability that it is the best by a rule.
 ///
-/// It is the share of draws r in which θᵣ + πᵣ + τᵣ is the highest: θᵣ is a bootstrap replicate of the score (other examples), πᵣ that of the
-/// protocol's seeds, both paired between contenders; τᵣ, where training seeds were varied, is normal with the pooled variance over training seeds
-/// divided by the number of runs (Student's t, the variance being an estimate), drawn for each contender but an untrained one. A share of
-/// bootstrap draws is about the probability that the flat prior gives (Efron and Tibshirani 1998, "The problem of
-/// regions"). Equal ones share a draw. A contender without a score has 0.
+/// It is the share of draws r in which θᵣ + πᵣ + τᵣ is the highest: θᵣ is a bootstrap replicate of the score (other examples), πᵣ
+/// that of the protocol's seeds, both paired between contenders; τᵣ, where training seeds were varied, is normal with the
+/// pooled variance over training seeds divided by the number of runs (Student's t, the variance being an estimate), drawn
+/// for each contender but an untrained one. A share of bootstrap draws is about the probability that the flat prior gives
+/// (Efron and Tibshirani 1998, "The problem of regions"). Models that score alike in every draw are one model (a merge at an α of 0
+/// is its first part): each has the probability of that one. A contender without a score has 0.
 pub fn best_shares(contenders: &[&Contender<'_>], by: &str, training: Option<&Moments>) -> Vec<f64> {
-    let drawn: Vec<Option<Vec<f64>>> = contenders
-        .iter()
-        .enumerate()
-        .map(|(owner, contender)| {
-            let mut sum = contender.scored.mean(by)?.replicates;
-            let mut add = |values: Vec<f64>| sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-            add(contender.scored.protocol_replicates(by));
-            if let Some(pooled) = training {
-                let own = contender.training(pooled);
-                add(bootstrap::errors(own.variance, own.freedom as usize, TRAINING_DRAWS, owner, REPLICATES));
-            }
-            Some(sum)
-        })
-        .collect();
-    let mut shares = vec![0.0; contenders.len()];
-    let mut counted = 0.0;
-    for r in 0..REPLICATES {
-        let at = |i: usize| drawn[i].as_ref().map(|d| d[r]).filter(|value| value.is_finite());
-        let top = (0..drawn.len()).filter_map(at).fold(f64::NEG_INFINITY, f64::max);
-        // Equal models (an α of 0 or 1) are best together, each with its part; sums differ in their last bits.
-        let best: Vec<usize> = (0..drawn.len()).filter(|&i| at(i).is_some_and(|v| top - v <= 1e-12)).collect();
-        if !best.is_empty() {
-            counted += 1.0;
+    // The distinct models: their draws, and the contenders that are this model.
+    let mut models: Vec<(Vec<f64>, Vec<usize>)> = Vec::new();
+    for (at, contender) in contenders.iter().enumerate() {
+        let Some(mean) = contender.scored.mean(by) else { continue };
+        let protocol = contender.scored.protocol_replicates(by);
+        let drawn: Vec<f64> = mean.replicates.iter().zip(protocol).map(|(score, other)| score + other).collect();
+        let is_same = |(known, of): &&mut (Vec<f64>, Vec<usize>)| {
+            // Sums of equal parts may differ in their last bits.
+            contenders[of[0]].runs == contender.runs && known.iter().zip(&drawn).all(|(a, b)| (a - b).abs() <= 1e-12)
+        };
+        match models.iter_mut().find(is_same) {
+            Some((_, of)) => of.push(at),
+            None => models.push((drawn, vec![at])),
         }
+    }
+    if let Some(pooled) = training {
+        for (drawn, of) in &mut models {
+            let own = contenders[of[0]].training(pooled);
+            let errors = bootstrap::errors(own.variance, own.freedom as usize, TRAINING_DRAWS, of[0], REPLICATES);
+            drawn.iter_mut().zip(errors).for_each(|(sum, error)| *sum += error);
+        }
+    }
+    let mut shares = vec![0.0; models.len()];
+    for r in 0..REPLICATES {
+        let at = |(drawn, _): &(Vec<f64>, Vec<usize>)| Some(drawn[r]).filter(|value| value.is_finite());
+        let top = models.iter().filter_map(at).fold(f64::NEG_INFINITY, f64::max);
+        let best: Vec<usize> =
+            (0..models.len()).filter(|&i| at(&models[i]).is_some_and(|v| top - v <= 1e-12)).collect();
         best.iter().for_each(|&i| shares[i] += 1.0 / best.len() as f64);
     }
-    shares.iter_mut().for_each(|share| *share /= f64::max(counted, 1.0));
-    shares
+    let mut out = vec![0.0; contenders.len()];
+    for ((_, of), share) in models.iter().zip(shares) {
+        of.iter().for_each(|&at| out[at] = share / REPLICATES as f64);
+    }
+    out
 }
 
 /// Keeps the draws of training noise apart from all others.
-const TRAINING_DRAWS: u64 = 0x7472_6169_6e;
+const TRAINING_DRAWS: u64 = 0x0074_7261_696e;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::record::Cost;
+
+    fn variant(label: &str, kind: VariantKind, settings: &[(&str, &str)]) -> Variant {
+        let settings = settings.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let (dev, test) = (Vec::new(), Vec::new());
+        Variant { id: label.into(), label: label.into(), kind, settings, cost: Cost::default(), dev, test }
+    }
+
+    #[test]
+    fn seeds_alone_make_a_group_and_merges_follow_their_parts() {
+        let trained = |label: &str, rank: &str, seed: &str, step| {
+            let kind = VariantKind::Trained { trial: label.into(), step, steps: 10 };
+            variant(label, kind, &[("adapter.rank", rank), (TRAINING_SEED, seed)])
+        };
+        let merged = |label: &str, first: &str, second: &str, alpha, auto, seed: &str| {
+            let (first, second) = (first.into(), second.into());
+            let kind = VariantKind::Merged { first, second, alpha, auto, layers: None };
+            variant(label, kind, &[(TRAINING_SEED, seed)])
+        };
+        let variants = [
+            variant("base", VariantKind::Base, &[]),
+            trained("r8 s1", "8", "1", 10),
+            trained("r8 s2", "8", "2", 10),
+            trained("r32 s1", "32", "1", 10),
+            trained("r32 s2", "32", "2", 10),
+            trained("r8 s1 @5", "8", "1", 5),
+            merged("m1", "r8 s1", "r32 s1", 0.3, true, "1"),
+            merged("m2", "r8 s2", "r32 s2", 0.7, true, "2"),
+            merged("given", "r8 s1", "r32 s1", 0.5, false, "1"),
+            merged("other way", "r32 s2", "r8 s2", 0.5, false, "2"),
+        ];
+        let members: Vec<Vec<usize>> = groups(&variants).into_iter().map(|group| group.members).collect();
+        assert_eq!(members, [vec![0], vec![1, 2], vec![3, 4], vec![5], vec![6, 7], vec![8], vec![9]]);
+        assert!(groups(&variants)[1].settings.keys().eq(["adapter.rank"]));
+    }
+
+    #[test]
+    fn the_variance_is_pooled_over_groups() {
+        let pooled = training_variance(&[vec![0.1, 0.3], vec![0.5], vec![0.2, 0.4, 0.6]]).unwrap();
+        // Squares about the means: 0.02 and 0.08, with one and two degrees of freedom.
+        assert!((pooled.variance - 0.1 / 3.0).abs() < 1e-12 && pooled.freedom == 3.0);
+        assert_eq!(training_variance(&[vec![0.1], vec![0.2]]), None);
+    }
+}

@@ -46,18 +46,39 @@ pub fn cost(out: &mut String, page: &Page) {
     page.left_out(out, page.shown.len(), page.finals.len(), "variants, and the whole front,");
 }
 
-/// A count with three digits that count.
+/// A count, to three digits that count.
 fn short(value: f64) -> String {
-    for (unit, name) in [(1e9, " G"), (1e6, " M"), (1e3, " k")] {
-        if value >= unit {
-            return format!("{:.3}", value / unit)
-                .chars()
-                .take(4)
-                .collect::<String>()
-                .trim_end_matches('.')
-                .to_string()
-                + name;
+    if value < 1e3 {
+        return format!("{value:.0}");
+    }
+    let digits = value.log10().floor() as i32;
+    let rounded = (value / 10f64.powi(digits - 2)).round() * 10f64.powi(digits - 2);
+    let (unit, name) = match rounded {
+        v if v >= 1e9 => (1e9, "G"),
+        v if v >= 1e6 => (1e6, "M"),
+        _ => (1e3, "k"),
+    };
+    let shown = rounded / unit;
+    let decimals = 2 - (shown.log10().floor() as usize).min(2);
+    format!("{shown:.decimals$} {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short;
+
+    #[test]
+    fn counts_have_three_digits() {
+        for (value, text) in [
+            (0.0, "0"),
+            (999.0, "999"),
+            (1_000.0, "1.00 k"),
+            (294_912.0, "295 k"),
+            (999_999.0, "1.00 M"),
+            (22_713_216.0, "22.7 M"),
+            (1.5e9, "1.50 G"),
+        ] {
+            assert_eq!(short(value), text);
         }
     }
-    format!("{value:.0}")
 }

@@ -157,7 +157,12 @@ fn points(value: f64) -> String {
 }
 
 fn signed(value: f64) -> String {
-    if value.is_finite() { format!("{:+.1}", 100.0 * value) } else { "–".into() }
+    // What rounds to nothing has no sign.
+    match format!("{:+.1}", 100.0 * value) {
+        _ if !value.is_finite() => "–".into(),
+        text if text == "-0.0" || text == "+0.0" => "0.0".into(),
+        text => text,
+    }
 }
 
 fn between(interval: (f64, f64)) -> String {
@@ -295,10 +300,87 @@ mod tests {
         let dev = statistics.estimate("dev", 1, "mean_task").unwrap();
         assert!((dev.score - 0.7).abs() < 1e-12 && dev.interval.0 < 0.7 && dev.interval.1 > 0.7);
         assert_eq!(statistics.estimate("test", 1, "mean_task").unwrap().score, 0.6);
-        // By the mean over seeds `a|b` (0.7) beats `c` (0.54) in nearly every resample; at seed 42 it would lose.
+        // By the mean over seeds `a|b` (0.7) beats `c` (0.54) in most draws of examples and protocol seeds; at seed 42 it would lose.
         for on in ["dev", "test"] {
             let run = record_on(on, "mean_task");
-            assert!(Statistics::new(&run).best_shares(CHOICE, &[0, 1, 2], "mean_task")[&1] > 0.95, "{on}");
+            assert!(Statistics::new(&run).best_shares(CHOICE, &[0, 1, 2], "mean_task")[&1] > 0.75, "{on}");
         }
+    }
+
+    #[test]
+    fn seeds_merges_and_what_did_not_end_have_their_tables() {
+        let mut run = record("mean_task");
+        let with = |mut v: Variant, rank: &str, seed: &str| {
+            v.settings = [("adapter.rank", rank), ("train.seed", seed)].map(|(k, v)| (k.into(), v.into())).into();
+            v
+        };
+        let trained = |trial: &str| VariantKind::Trained { trial: trial.into(), step: 5, steps: 5 };
+        run.variants = vec![
+            run.variants[0].clone(),
+            with(variant("1", "r8 s1", trained("r8 s1"), 60, &[]), "8", "1"),
+            with(variant("2", "r8 s2", trained("r8 s2"), 66, &[]), "8", "2"),
+            with(variant("3", "r32 s1", trained("r32 s1"), 64, &[]), "32", "1"),
+            variant(
+                "4",
+                "soup",
+                VariantKind::Averaged { models: vec!["r8_s1".into(), "x".into()], weights: vec![0.25, 0.75] },
+                50,
+                &[],
+            ),
+            variant(
+                "5",
+                "layers",
+                VariantKind::Merged {
+                    first: "r8 s1".into(),
+                    second: "r32 s1".into(),
+                    alpha: 0.3,
+                    auto: false,
+                    layers: Some(vec![0.2, 0.4]),
+                },
+                55,
+                &[],
+            ),
+        ];
+        run.variants[1].cost.flops = 2e12;
+        run.variants[1].cost.tokens = 1_234;
+        run.unfinished.push(crate::store::record::Unfinished {
+            label: "r|64".into(),
+            settings: BTreeMap::new(),
+            state: "pruned".into(),
+            step: Some(40),
+            score: Some(0.25),
+            reason: "among the worse half".into(),
+        });
+        let page = page(&run, &Statistics::new(&run), &[]);
+        for line in [
+            "| rank 8 ← chosen | 2 | 63.0 | 63.0 | 4.2 |",
+            "| r32 s1 | 1 | 64.0 | 64.0 | – | – | – |",
+            "| r\\|64 | pruned | 40 | 0.2500 | among the worse half |",
+            "| soup | r8\\_s1 (0.250), x (0.750) |",
+            "| layers | 0.300 | 0.20, 0.40 |",
+            "| r8 s1 | 1.23 k | 0 | 2.00e12 |",
+            "| The training seed | 4.2 | 2 training runs that differ in the seed alone |",
+            "Its settings are the best of the 5 groups of settings in",
+        ] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+        assert!(!page.contains("not measured: one training seed"));
+    }
+
+    #[test]
+    fn two_hundred_trials_stay_readable() {
+        let mut run = record("mean_task");
+        let trained = |i: usize| VariantKind::Trained { trial: format!("t{i}"), step: 5, steps: 5 };
+        let base = run.variants[0].clone();
+        let trials = (0..200).map(|i| variant(&format!("v{i}"), &format!("t{i}"), trained(i), 20 + i % 70, &[]));
+        run.variants = std::iter::once(base).chain(trials).collect();
+        run.choice = Some(Choice { id: "v3".into(), ..run.choice.unwrap() });
+        let page = page(&run, &Statistics::new(&run), &[]);
+        // Base, thirty, and the chosen, which is none of them.
+        let rows = page.split("## Scores on test").nth(1).unwrap().lines().skip(4).take_while(|l| l.starts_with('|'));
+        let rows: Vec<&str> = rows.collect();
+        assert_eq!(rows.len(), 32, "{rows:?}");
+        assert!(rows[0].starts_with("| base |") && rows[31].starts_with("| t3 ← chosen |"));
+        assert!(page.contains("the 30 best of 201 variants") && page.lines().count() < 250);
     }
 }

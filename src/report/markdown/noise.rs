@@ -86,7 +86,7 @@ pub fn sources(out: &mut String, page: &Page) {
                 (points(training), format!("{} training runs that differ in the seed alone", group.members.len()))
             }
             None => {
-                ("–".into(), "not measured: one training seed (`grid: {train.seed: [1, 2, 3]}` measures it)".into())
+                ("–".into(), "not measured: one training seed (`train.seed: [1, 2, 3]` in the grid measures it)".into())
             }
         };
         let is_base = page.chosen == page.base;

@@ -48,7 +48,7 @@ pub fn unfinished(out: &mut String, page: &Page) {
         .filter(|state| count(state) > 0)
         .map(|state| format!("{} {state}", count(state)))
         .collect();
-    let _ = writeln!(out, "\n## Not finished\n\nThese have no scores above: {}.\n", known.join(", "));
+    let _ = writeln!(out, "\n## Not finished\n\nThese were not trained to their end: {}.\n", known.join(", "));
     out.push_str("| Trial | State | Step | Judged by | Reason |\n|---|---|---:|---:|---|\n");
     let mut shown: Vec<&Unfinished> = all.iter().collect();
     // What failed asks for a look; what was pruned has its score.

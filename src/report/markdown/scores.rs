@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Page, ROWS, cell, points, signed};
+use super::{CHOICE, Page, ROWS, cell, points, signed};
 use crate::report::escape;
 use crate::report::statistics::{Estimate, Statistics, is_final};
 use crate::store::choice::same_model;
@@ -91,9 +91,14 @@ fn limits(run: &RunRecord) -> String {
 pub fn pairs(out: &mut String, page: &Page) {
     let run = page.run;
     let mut top: Vec<usize> = Vec::new();
+    // Of settings over several training seeds the best one stands for all.
+    let groups = page.statistics.groups(CHOICE, page.rule);
+    let together = |a: usize, b: usize| groups.iter().any(|g| g.members.contains(&a) && g.members.contains(&b));
     let fixed = page.chosen.into_iter().chain(page.base);
     for i in fixed.chain(page.ranked(&page.finals)) {
-        let is_new = !top.iter().any(|&known| known == i || same_model(&run.variants[known], &run.variants[i]));
+        let is_new = !top
+            .iter()
+            .any(|&known| known == i || together(known, i) || same_model(&run.variants[known], &run.variants[i]));
         if is_new && top.len() < COMPARED && page.statistics.score("test", i, page.rule).is_some() {
             top.push(i);
         }
