@@ -163,9 +163,12 @@ fn item(what: What, path: PathBuf, word: String, step: Option<&str>) -> Item {
 
 /// Every lock in the run's folder counts, also one of a step that the plan has no more.
 fn refuse_living(survey: &Survey) -> Result<(), CleanError> {
-    let folders = fs::read_dir(survey.root.join("steps")).into_iter().flatten().flatten().map(|entry| entry.path());
-    for folder in folders.chain([survey.root.clone()]) {
-        let Some(held) = super::lock::holder(&folder.join("lock")).filter(|held| !held.gone) else { continue };
+    let entries = |name: &str| fs::read_dir(survey.root.join(name)).into_iter().flatten().flatten().map(|e| e.path());
+    let heads = entries("heads").filter(|path| path.extension().is_some_and(|end| end == "lock"));
+    let locks = entries("steps").map(|folder| folder.join("lock")).chain([survey.root.join("lock")]).chain(heads);
+    for lock in locks {
+        let Some(held) = super::lock::holder(&lock).filter(|held| !held.gone) else { continue };
+        let folder = lock.parent().unwrap_or(&lock);
         let id = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let title = survey.step(&id).map_or(id, |step| step.title.clone());
         return Err(CleanError::Living { root: survey.root.clone(), host: held.host, pid: held.pid, title });
