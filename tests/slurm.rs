@@ -96,7 +96,18 @@ impl Bench {
     fn tell(&self, step: &str, what: &str, value: impl ToString) {
         let folder = self.path().join("steps").join(step);
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join(what), value.to_string()).unwrap();
+        std::fs::write(folder.join("told"), value.to_string()).unwrap();
+        std::fs::rename(folder.join("told"), folder.join(what)).unwrap();
+    }
+
+    /// Keeps a step from ending.
+    fn hold(&self, step: &str) {
+        self.tell(step, "ticks", 1_000_000);
+    }
+
+    /// Lets it end.
+    fn release(&self, step: &str) {
+        self.tell(step, "ticks", 3);
     }
 
     /// A job of one step, whose inputs the worker checks.
@@ -243,14 +254,25 @@ fn check(bench: &Bench, jobs: &[Job]) {
 fn a_whole_sweep_runs_in_order() {
     let Some(bench) = Bench::new() else { return };
     let jobs = sweep(&bench, 3);
-    let (summary, told) = bench.head(&jobs, &mut |_, _| ()).unwrap();
+    bench.hold("base");
+    // Base, trials, their scores, merge, its score: nothing waits for the head.
+    let mut submitted = 0;
+    let (summary, told) = bench
+        .head(&jobs, &mut |event, _| {
+            if matches!(event, Event::Submitted { .. }) {
+                submitted += 1;
+                if submitted == 5 {
+                    bench.release("base");
+                }
+            }
+        })
+        .unwrap();
     assert_eq!((summary.complete, summary.failed.len()), (jobs.len(), 0), "{summary:?}");
     check(&bench, &jobs);
     for step in ["base", "t1", "d1", "e1", "m"] {
         assert_eq!(bench.times("begins", step), 1, "{step}");
     }
-    // Base, trials, their scores, merge, its score: nothing waited for the head.
-    assert_eq!(told.iter().filter(|t| t.starts_with("submitted")).count(), 5, "{told:?}");
+    assert_eq!(submitted, 5, "{told:?}");
     assert!(bench.path().join("slurm/logs").read_dir().unwrap().count() >= jobs.len());
     let (again, told) = bench.head(&jobs, &mut |_, _| ()).unwrap();
     assert_eq!((again.complete, told.len()), (jobs.len(), 0));
@@ -299,19 +321,17 @@ fn crashes_are_tried_again_and_a_failure_blocks_its_own_alone() {
 fn a_node_that_is_drained_is_worked_around() {
     let Some(bench) = Bench::new() else { return };
     let jobs = sweep(&bench, 4);
-    for trial in 1..=4 {
-        bench.tell(&format!("t{trial}"), "ticks", 15);
-    }
+    bench.hold("t1");
+    bench.hold("t2");
     let mut drained = false;
     let (summary, told) = bench
         .head(&jobs, &mut |event, _| {
+            // With both nodes out what runs ends, and nothing else begins, which is to be told; then one comes back.
             if matches!(event, Event::Started { title, .. } if title == "t1") {
-                slurm(&["scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=test"]);
+                slurm(&["scontrol", "update", "NodeName=n1,n2", "State=DRAIN", "Reason=test"]);
                 drained = true;
-            }
-            // With both out nothing moves, which is to be told; then one comes back.
-            if matches!(event, Event::Ended { title, .. } if title == "t1") {
-                slurm(&["scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=test"]);
+                bench.release("t1");
+                bench.release("t2");
             }
             if matches!(event, Event::Waiting { .. }) {
                 slurm(&["scontrol", "update", "NodeName=n2", "State=RESUME"]);
@@ -320,16 +340,21 @@ fn a_node_that_is_drained_is_worked_around() {
         .unwrap();
     assert!(drained && summary.complete == jobs.len(), "{summary:?}");
     check(&bench, &jobs);
-    assert!(told.iter().any(|t| t.contains("n[1-2] drained: test") || t.contains("n1 drained: test")), "{told:?}");
-    assert_eq!(bench.times("begins", "t4"), 1, "a drained node finishes what it has");
+    assert!(told.iter().any(|t| t.starts_with("waiting: ") && t.contains("drain") && t.contains(": test")), "{told:?}");
+    let log = bench.log();
+    for step in ["t1", "t2", "t3", "t4"] {
+        assert_eq!(bench.times("begins", step), 1, "{step}: {log:?}");
+    }
+    let late: Vec<_> = log.iter().filter(|l| l.0 == "begins" && ["t3", "t4", "m"].contains(&l.1.as_str())).collect();
+    assert!(late.iter().all(|l| l.2 == "n2"), "{late:?}");
 }
 
 #[test]
 fn a_node_that_goes_down_loses_nothing() {
     let Some(bench) = Bench::new() else { return };
     let jobs = sweep(&bench, 2);
-    bench.tell("t1", "ticks", 60);
-    bench.tell("t2", "ticks", 60);
+    bench.hold("t1");
+    bench.hold("t2");
     let mut crashed = String::new();
     let (summary, told) = bench
         .head(&jobs, &mut |event, _| match event {
@@ -341,6 +366,8 @@ fn a_node_that_goes_down_loses_nothing() {
             }
             // Slurm holds a requeued job back for two minutes; a test need not.
             Event::Requeued { id, .. } => {
+                bench.release("t1");
+                bench.release("t2");
                 slurm(&["scontrol", "update", &format!("JobId={id}"), "StartTime=now"]);
             }
             _ => {}
@@ -358,9 +385,8 @@ fn a_node_that_goes_down_loses_nothing() {
 fn a_head_that_dies_is_followed_by_another() {
     let Some(bench) = Bench::new() else { return };
     let jobs = sweep(&bench, 3);
-    for step in ["base", "t1", "t2", "t3"] {
-        bench.tell(step, "ticks", 20);
-    }
+    bench.hold("base");
+    bench.hold("t1");
     // The head is dropped with its jobs in the queue, as if killed; once early, once while trials run.
     for title in ["base", "t1"] {
         let death = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -372,6 +398,7 @@ fn a_head_that_dies_is_followed_by_another() {
             })
         }));
         assert!(death.is_err());
+        bench.release(title);
     }
     let (summary, told) = bench.head(&jobs, &mut |_, _| ()).unwrap();
     assert_eq!(summary.complete, jobs.len(), "{summary:?}");
@@ -387,7 +414,7 @@ fn a_head_that_dies_is_followed_by_another() {
 fn an_interrupt_cancels_the_jobs_and_the_run_goes_on_later() {
     let Some(bench) = Bench::new() else { return };
     let jobs = sweep(&bench, 3);
-    bench.tell("t2", "ticks", 40);
+    bench.hold("t2");
     let (summary, _) = bench
         .head(&jobs, &mut |event, interrupts| {
             if matches!(event, Event::Started { title, .. } if title == "t2") {
@@ -399,6 +426,7 @@ fn an_interrupt_cancels_the_jobs_and_the_run_goes_on_later() {
     assert!(summary.cancelled && summary.open > 0 && summary.failed.is_empty(), "{summary:?}");
     assert_eq!(bench.queue(), "");
     assert_eq!(bench.times("ends", "t2"), 0, "{:?}", bench.log());
+    bench.release("t2");
     let (summary, told) = bench.head(&jobs, &mut |_, _| ()).unwrap();
     assert_eq!((summary.complete, summary.cancelled), (jobs.len(), false));
     check(&bench, &jobs);
@@ -409,7 +437,7 @@ fn an_interrupt_cancels_the_jobs_and_the_run_goes_on_later() {
 fn a_controller_that_restarts_is_waited_for() {
     let Some(bench) = Bench::new() else { return };
     let jobs = sweep(&bench, 2);
-    bench.tell("t1", "ticks", 20);
+    bench.hold("t1");
     let mut stopped = false;
     let (summary, told) = bench
         .head(&jobs, &mut |event, _| match event {
@@ -418,6 +446,7 @@ fn a_controller_that_restarts_is_waited_for() {
                 stopped = true;
             }
             Event::Unreachable { .. } => script(&["controller", "start"]),
+            Event::Reachable => bench.release("t1"),
             _ => {}
         })
         .unwrap();

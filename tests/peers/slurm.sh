@@ -119,18 +119,17 @@ names() { scontrol show hostnames "$(sed -n 's/^NodeName=\([^ ]*\).*/\1/p' "$SLU
 # Processes of this Slurm's jobs with the daemons that watch over them, on one node or on all. A job's process carries slurm.conf's
 # path and its node in its environment; so a shell that merely has the path is none.
 processes() {
-    local environment pid parent
-    for environment in /proc/[0-9]*/environ; do
-        pid=$(basename "$(dirname "$environment")")
-        # The process may have ended meanwhile.
-        { tr '\0' '\n' <"$environment" | sort >"$folder/environment"; } 2>/dev/null || continue
-        grep -qxF "SLURM_CONF=$SLURM_CONF" "$folder/environment" || continue
-        grep -qx "SLURMD_NODENAME=${1:-.*}" "$folder/environment" || continue
+    local pid parent
+    # Processes that end meanwhile are no concern.
+    for pid in $(comm -12 <(having -F "SLURM_CONF=$SLURM_CONF") <(having -E "SLURMD_NODENAME=${1:-.*}")); do
         parent=$(awk '/^PPid:/ {print $2}' "/proc/$pid/status" 2>/dev/null) || continue
         [ "$(cat "/proc/$parent/comm" 2>/dev/null)" = slurmstepd ] && echo "$parent"
         echo "$pid"
     done | sort -un
 }
+
+# Processes with a variable in their environment, sorted as text: having -F|-E VARIABLE=VALUE
+having() { grep -slzx "$1" -e "$2" /proc/[0-9]*/environ | cut -d/ -f3 | sort; }
 
 # Ends the process of a pid file, and waits until it is gone: end FILE [SIGNAL]
 end() {
