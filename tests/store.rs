@@ -454,7 +454,7 @@ fn sweep(folder: &Path, adapter: &str) -> (Plan, RunFolder) {
     let data = tasks.join("paraphrases-train.jsonl");
     let config = format!(
         "name: tiny\nbase: {{scratch: {{layers: 1, hidden: 32, heads: 2, vocabulary: 500, max_length: 24}}}}\n\
-         data: {{train: {data:?}, prompts: {{query: 'q: ', document: 'd: '}}}}\nadapter: {{kind: {adapter}}}\n\
+         data: {{train: {data:?}, prompts: {{query: 'q: ', document: 'q: '}}}}\nadapter: {{kind: {adapter}}}\n\
          train: {{max_steps: 6, batch: 16, lr: 1e-2, schedule: constant, warmup: 0, dropout: 0}}\ngrid: {{objective: [symmetric, asymmetric]}}\n\
          merge: [{{slerp: {{first: {{objective: symmetric}}, second: {{objective: asymmetric}}, alpha: [0.25]}}}}]\n\
          score: {{tasks: [EverydaySTS], limit: 30, seeds: 1}}\nchoose: {{seeds: 1, by: mean_task}}\n"
