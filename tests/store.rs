@@ -440,14 +440,16 @@ fn over_the_budget_the_worst_checkpoints_on_the_way_go_first() {
     assert!(removed(&run, &id(1)).models.is_empty());
 }
 
-/// A sweep of seconds: a model made from nothing, six steps a trial.
-fn sweep(folder: &Path, adapter: &str) -> (Plan, RunFolder) {
+const SCRATCH: &str = "{scratch: {layers: 1, hidden: 32, heads: 2, vocabulary: 500, max_length: 24}}";
+
+/// A sweep of seconds: a small base, six steps a trial.
+fn sweep(folder: &Path, base: &str, adapter: &str) -> (Plan, RunFolder) {
     let path = folder.join("sweep.yaml");
     let tasks = root().join("tasks/everyday");
     let data = tasks.join("paraphrases-train.jsonl");
     let config = format!(
-        "name: tiny\nbase: {{scratch: {{layers: 1, hidden: 32, heads: 2, vocabulary: 500, max_length: 24}}}}\n\
-         data: {{train: {data:?}, prompts: {{query: 'q: ', document: 'd: '}}}}\nadapter: {{kind: {adapter}}}\n\
+        "name: tiny\nbase: {base}\n\
+         data: {{train: {data:?}, prompts: {{query: 'q: ', document: 'q: '}}}}\nadapter: {{kind: {adapter}}}\n\
          train: {{max_steps: 6, batch: 16, lr: 1e-2, schedule: constant, warmup: 0, dropout: 0}}\ngrid: {{objective: [symmetric, asymmetric]}}\n\
          merge: [{{slerp: {{first: {{objective: symmetric}}, second: {{objective: asymmetric}}, alpha: [0.25]}}}}]\n\
          score: {{tasks: [EverydaySTS], limit: 30, seeds: 1}}\nchoose: {{seeds: 1, by: mean_task}}\n"
@@ -500,7 +502,7 @@ fn bytes(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn the_choice_is_shipped_whole_whatever_it_is() {
     let folder = tempfile::tempdir().unwrap();
-    let (plan, run) = sweep(folder.path(), "full");
+    let (plan, run) = sweep(folder.path(), SCRATCH, "full");
     let engine = Engine::new(&plan, run.clone(), Device::Cpu, &Silence);
     engine.work().unwrap();
     let record = engine.collect().unwrap();
@@ -545,9 +547,10 @@ fn the_choice_is_shipped_whole_whatever_it_is() {
 
 #[test]
 fn an_adapter_is_shipped_merged_and_beside() {
+    let bert = root().join("tests/data/models/bert");
     for (kind, quantized) in [("lora, rank: 4", false), ("qlora, rank: 4", true)] {
         let folder = tempfile::tempdir().unwrap();
-        let (plan, run) = sweep(folder.path(), kind);
+        let (plan, run) = sweep(folder.path(), &format!("{bert:?}"), kind);
         let engine = Engine::new(&plan, run.clone(), Device::Cpu, &Silence);
         engine.work().unwrap();
         let record = chosen(&engine.collect().unwrap(), |k| matches!(k, VariantKind::Trained { .. }));
@@ -555,7 +558,7 @@ fn an_adapter_is_shipped_merged_and_beside() {
         let last = plan.trials[0].steps;
         let id = plan.producer(&ModelRef::Checkpoint { trial: 0, step: last }).unwrap();
         let from = run.step(id).join(format!("checkpoint-{last:06}"));
-        let files = ModelFiles::load(&run.step(plan.producer(&ModelRef::Base).unwrap()).join("model")).unwrap();
+        let files = ModelFiles::load(&bert).unwrap();
         let adapter = peft::load(&from).unwrap();
         let options = BuildOptions { adapter: Some(&adapter), ..Default::default() };
         let unmerged = embeddings(&Embedder::build(&files, &options).unwrap());
@@ -566,8 +569,10 @@ fn an_adapter_is_shipped_merged_and_beside() {
         let weights = "adapter_model.safetensors";
         assert_eq!(fs::read(best.join("adapter").join(weights)).unwrap(), fs::read(from.join(weights)).unwrap());
         let config: Value = read_json(&best.join("adapter/adapter_config.json")).unwrap();
-        assert_eq!(config["base_model_name_or_path"], "base");
+        assert_eq!(config["base_model_name_or_path"], "bert");
         let card = fs::read_to_string(best.join("README.md")).unwrap();
+        assert!(card.contains("base_model: bert\nbase_model_relation: finetune\n"), "{card}");
+        assert!(!card.contains(&*root().to_string_lossy()), "a path of this machine");
         assert_eq!(card.contains("scores below are those of the quantised base"), quantized, "{card}");
     }
 }

@@ -388,8 +388,8 @@ impl Card<'_> {
         };
         let query = prompt(&m.trained_prompts.0, &["query"]);
         let document = prompt(&m.trained_prompts.1, &["document", "passage"]);
-        if query.is_empty() && document.is_empty() {
-            out.push_str("embeddings = model.encode([\"first text\", \"second text\"])\n");
+        if query == document {
+            let _ = writeln!(out, "embeddings = model.encode([\"first text\", \"second text\"]{query})");
             out.push_str("print(model.similarity(embeddings, embeddings))\n```\n");
         } else {
             let _ = writeln!(out, "queries = model.encode([\"a query\"]{query})");
@@ -501,7 +501,11 @@ impl Card<'_> {
 }
 
 fn points(value: f64) -> String {
-    if value.is_finite() { format!("{:.2}", 100.0 * value) } else { "–".into() }
+    if !value.is_finite() {
+        return "–".into();
+    }
+    // Never "-0.00".
+    format!("{:.2}", (1e4 * value).round() / 100.0 + 0.0)
 }
 
 /// A mean, or a task's score, and its interval.

@@ -152,15 +152,21 @@ impl<'a> Links<'a> {
 }
 
 fn checkpoints(links: &Links<'_>, step: &Step, rule: &Rule) -> Vec<Model> {
-    let result = links.results.get(step.id.as_str()).map(|(_, result)| *result);
+    let mut found: Vec<(usize, PathBuf)> = Vec::new();
+    for entry in fs::read_dir(links.survey.folder(&step.id)).into_iter().flatten().flatten() {
+        let at = entry.file_name().to_str().and_then(checkpoint_step);
+        found.extend(at.filter(|_| entry.file_type().is_ok_and(|t| t.is_dir())).map(|at| (at, entry.path())));
+    }
+    found.sort();
+    // A training that nothing scores has its last checkpoint as its result.
+    let known = links.results.get(step.id.as_str()).map(|(_, result)| *result);
+    let result = known.or_else(|| found.last().map(|(at, _)| *at));
     let awaited = links.merges_of(&step.id).iter().find(|merge| !merge.state.is_over());
     let title = step.title.strip_prefix("train ").unwrap_or(&step.title);
     let title = title.rsplit_once(" (").map_or(title, |(label, _)| label);
     let mut out = Vec::new();
-    for entry in fs::read_dir(links.survey.folder(&step.id)).into_iter().flatten().flatten() {
-        let found = entry.file_name().to_str().and_then(checkpoint_step);
-        let (Some(at), true) = (found, entry.file_type().is_ok_and(|t| t.is_dir())) else { continue };
-        let mut model = links.model(step, entry.path(), rule);
+    for (at, folder) in found {
+        let mut model = links.model(step, folder, rule);
         model.checkpoint = Some(at);
         model.is_final = Some(at) == result;
         model.merged_from &= model.is_final;
@@ -174,12 +180,6 @@ fn checkpoints(links: &Links<'_>, step: &Step, rule: &Rule) -> Vec<Model> {
             model.label = format!("{title} @{at}");
         }
         out.push(model);
-    }
-    out.sort_by_key(|model| model.checkpoint);
-    // A training that nothing scores has its last checkpoint as its result.
-    if let Some(last) = out.last_mut().filter(|_| result.is_none()) {
-        last.is_final = true;
-        last.merged_from = !links.merges_of(&step.id).is_empty();
     }
     out
 }
