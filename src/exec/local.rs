@@ -1,7 +1,7 @@
 //! The head of a run on this machine: starts worker processes, starts them again when they die, and gives a step up that took
 //! its process down too often.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -47,6 +47,8 @@ pub enum End {
 
 enum Message {
     Event(usize, Event),
+    /// What a process logged.
+    Line(String),
     Gone(usize),
 }
 
@@ -83,12 +85,20 @@ impl Local<'_> {
         }
         let mut deaths: HashMap<String, usize> = HashMap::new();
         let mut false_starts = 0;
+        let mut said = HashSet::new();
         while workers.0.iter().any(Option::is_some) {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(End::Stopped);
             }
             let (slot, event) = match self.next(&receive) {
                 Some(Message::Event(slot, event)) => (slot, event),
+                Some(Message::Line(text)) => {
+                    // Trials that share data share its warnings.
+                    if said.insert(text.clone()) {
+                        self.observer.sees(0, &Event::Note { text });
+                    }
+                    continue;
+                }
                 Some(Message::Gone(slot)) => {
                     let Some(mut worker) = workers.0[slot].take() else { continue };
                     let status = worker.child.wait().map_err(|e| ExecError::Other(format!("a worker process: {e}")))?;
@@ -139,7 +149,7 @@ impl Local<'_> {
     fn start(&self, slot: usize, send: &Sender<Message>) -> Result<Worker, ExecError> {
         let fault = |e: std::io::Error| ExecError::Other(format!("{}: cannot be started: {e}", self.program.display()));
         let mut command = Command::new(self.program);
-        command.args(self.arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(self.arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         // A process each with all cores would be in the others' way.
         if self.jobs > 1 && std::env::var_os("RAYON_NUM_THREADS").is_none() {
@@ -150,7 +160,15 @@ impl Local<'_> {
             command.env("CUDA_VISIBLE_DEVICES", &gpus[slot % gpus.len()]);
         }
         let mut child = command.spawn().map_err(fault)?;
-        let output = child.stdout.take();
+        let (output, log) = (child.stdout.take(), child.stderr.take());
+        let lines = send.clone();
+        std::thread::spawn(move || {
+            for line in log.into_iter().flat_map(|log| BufReader::new(log).lines()).map_while(Result::ok) {
+                if lines.send(Message::Line(line)).is_err() {
+                    return;
+                }
+            }
+        });
         let send = send.clone();
         std::thread::spawn(move || {
             for line in output.into_iter().flat_map(|out| BufReader::new(out).lines()).map_while(Result::ok) {
