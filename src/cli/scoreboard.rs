@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::metric::{aggregate, bootstrap};
+use crate::metric::aggregate;
 use crate::store::record::TaskRecord;
+use crate::store::scoring::Seeds;
 use crate::task::evaluate::Evaluation;
 use crate::task::protocol::Protocol;
 use crate::task::spec::{Split, TaskType};
@@ -122,7 +123,7 @@ impl Scoreboard {
     }
 
     fn task_json(&self, s: &Scores) -> Value {
-        let (low, high) = bootstrap::interval(&s.record.replicates(), 0.95);
+        let (low, high) = s.record.interval(Seeds::Published);
         let splits = &s.evaluation.seeds[0].splits;
         let scores = match &splits[..] {
             [(_, only)] => Value::Object(only.scores.clone()),
@@ -156,7 +157,7 @@ impl Scoreboard {
                 rows.push(vec![name.clone(), kind.name().into(), String::new(), "–".into(), "failed".into()]);
                 continue;
             };
-            let (low, high) = bootstrap::interval(&s.record.replicates(), 0.95);
+            let (low, high) = s.record.interval(Seeds::Published);
             let interval = if low.is_finite() { format!("{low:.4} to {high:.4}") } else { "–".into() };
             let mut row = vec![
                 name.clone(),

@@ -108,10 +108,14 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
             ExecutorName::Local => Executor::Local,
             ExecutorName::Slurm => Executor::Slurm,
         });
-        let jobs = args.jobs.map_or(plan.config.run.jobs, usize::from);
+        let jobs = args.jobs.map(usize::from).or(plan.config.run.jobs);
         let end = match executor {
-            Executor::Local => here(&engine, &stop, jobs, quiet)?,
-            Executor::Slurm => on_cluster(&engine, &stop, jobs, quiet)?,
+            Executor::Local => here(&engine, &stop, jobs.unwrap_or(1), quiet)?,
+            Executor::Slurm if !head.alone => bail!(
+                "{}: another head is at work on this run, and a cluster takes orders from one: wait for it, or stop it",
+                root.display()
+            ),
+            Executor::Slurm => on_cluster(&engine, &stop, jobs.unwrap_or(0), quiet)?,
         };
         if end == End::Stopped {
             bail!("stopped: what was done is kept in {}; the same command carries on", root.display());
@@ -148,7 +152,7 @@ fn estimate(plan: &Plan, args: &Args, document: &Document, root: &Path, quiet: b
         std::fs::remove_dir_all(&folder).with_context(|| format!("{}: cannot be removed", folder.display()))?;
     }
     let e = estimate?;
-    let jobs = args.jobs.map_or(plan.config.run.jobs, usize::from);
+    let jobs = args.jobs.map(usize::from).or(plan.config.run.jobs);
     let mut out = format!(
         "to train: {} trainings, {} steps, {} tokens, {}\n",
         e.trainings,
@@ -166,7 +170,11 @@ fn estimate(plan: &Plan, args: &Args, document: &Document, root: &Path, quiet: b
     out.push_str(&format!(
         "together: {} here, one step after the other{}\n",
         duration(e.train_seconds + e.score_seconds),
-        if jobs > 1 { ", whatever the number of jobs where they share a processor" } else { "" }
+        if jobs.is_some_and(|jobs| jobs > 1) {
+            ", whatever the number of jobs where they share a processor"
+        } else {
+            ""
+        }
     ));
     out.push_str(&format!("on the disk: {} of models", bytes(e.disk)));
     if e.disk_while_training > 0 {

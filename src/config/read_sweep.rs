@@ -132,7 +132,7 @@ pub(super) fn read_run(r: &Reader<'_>) -> Run {
         device,
         dtype: s.choice("dtype", &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)]).unwrap_or(Dtype::F32),
         executor: s.choice("executor", &[("local", Executor::Local), ("slurm", Executor::Slurm)]).unwrap_or_default(),
-        jobs: s.whole("jobs", 1..=1_024, "from 1 to 1024").unwrap_or(1),
+        jobs: s.whole("jobs", 1..=1_024, "from 1 to 1024"),
         retries: s.whole("retries", 0..=100, "from 0 to 100").unwrap_or(2),
         disk,
         slurm: read_slurm(&s),

@@ -9,12 +9,11 @@ use super::{Engine, ExecError, settings};
 use crate::merge::linear::Mean;
 use crate::merge::search::{self, best_of, middle, winners};
 use crate::merge::{depth, slerp};
-use crate::metric::bootstrap;
 use crate::model::{BuildOptions, Embedder, ModelError, ModelFiles};
 use crate::plan::{AlphaPlan, MergePlan, Method, ModelIndex, Step};
 use crate::store::folder::{read_json, write_json};
 use crate::store::record::{AlphaPoint, AlphaSearch, EndPoint, TaskRecord};
-use crate::store::scoring::{rule_replicates, rule_score};
+use crate::store::scoring::{Scored, Seeds, rule_replicates, rule_score};
 use crate::task::spec::Split;
 
 /// A finished merge.
@@ -206,7 +205,12 @@ impl Engine<'_> {
 fn summary(found: Vec<Evaluated>, by: &str, ends: bool) -> Option<AlphaSearch> {
     let evaluations = found.len();
     let replicates: Vec<Vec<f64>> = found.iter().map(|point| rule_replicates(&point.tasks, by)).collect();
-    let intervals: Vec<(f64, f64)> = replicates.iter().map(|of_point| bootstrap::interval(of_point, 0.95)).collect();
+    let intervals: Vec<(f64, f64)> = found
+        .iter()
+        .map(|point| {
+            Scored::new(&point.tasks, Seeds::Mean).mean(by).map_or((f64::NAN, f64::NAN), |mean| mean.interval())
+        })
+        .collect();
     let mut singles: Vec<usize> = (0..found.len()).filter(|&i| found[i].ends.0 == found[i].ends.1).collect();
     singles.sort_by(|&a, &b| found[a].ends.0.total_cmp(&found[b].ends.0));
     let points: Vec<AlphaPoint> = singles

@@ -14,7 +14,6 @@
 
 use rayon::prelude::*;
 
-pub use super::interval::percentile as interval;
 use super::outcomes::Outcomes;
 
 /// Most values for which Student's t takes the place of the plain bootstrap of a mean.

@@ -11,9 +11,8 @@ use polars::prelude::{Column, DataFrame, ParquetWriter};
 
 use super::folder::StoreError;
 use super::record::{RunRecord, TaskRecord, Variant, VariantKind};
-use super::scoring::REPLICATES;
+use super::scoring::Seeds;
 use crate::data::atomic;
-use crate::metric::bootstrap;
 
 /// One row, before it is turned into columns.
 struct Row<'a> {
@@ -56,7 +55,7 @@ fn frame(run: &RunRecord) -> Result<DataFrame, polars::error::PolarsError> {
         let values: Vec<Option<f64>> = rows.iter().map(|r| of(r).filter(|v| v.is_finite())).collect();
         Column::new(name.into(), values)
     };
-    let intervals: Vec<(f64, f64)> = rows.iter().map(|r| interval(r.task)).collect();
+    let intervals: Vec<(f64, f64)> = rows.iter().map(|r| r.task.interval(Seeds::Published)).collect();
     let end = |name: &str, of: &dyn Fn(&(f64, f64)) -> f64| {
         let values: Vec<Option<f64>> = intervals.iter().map(|i| Some(of(i)).filter(|v| v.is_finite())).collect();
         Column::new(name.into(), values)
@@ -105,12 +104,6 @@ fn frame(run: &RunRecord) -> Result<DataFrame, polars::error::PolarsError> {
         real("flops", &|r| Some(r.variant.cost.flops)),
     ]);
     DataFrame::new(rows.len(), columns)
-}
-
-/// Of the main score.
-fn interval(task: &TaskRecord) -> (f64, f64) {
-    let drawn = bootstrap::replicates(&task.outcomes, bootstrap::task_seed(&task.name), REPLICATES);
-    bootstrap::interval(&drawn, 0.95)
 }
 
 /// A variant's kind in one word.

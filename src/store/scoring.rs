@@ -39,6 +39,14 @@ impl TaskRecord {
     }
 }
 
+impl TaskRecord {
+    /// The 95 % interval of the score; `(NaN, NaN)` where it is undefined.
+    pub fn interval(&self, seeds: Seeds) -> (f64, f64) {
+        let scored = Scored::new(std::slice::from_ref(self), seeds);
+        scored.mean(&self.name).map_or((f64::NAN, f64::NAN), |mean| mean.interval())
+    }
+}
+
 /// The number that the rule `by` (`mean_task_type`, `mean_task` or a task's name) gives; `None` where a task is missing or its
 /// score is not finite.
 pub fn rule_score(records: &[TaskRecord], by: &str) -> Option<f64> {

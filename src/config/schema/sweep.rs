@@ -222,8 +222,9 @@ pub struct Run {
     pub dtype: Dtype,
     /// Here, or on a cluster.
     pub executor: Executor,
-    /// Steps at a time (default 1): processes, each with a share of the cores, or a GPU each.
-    pub jobs: usize,
+    /// Steps at a time: processes, each with a share of the cores, or a GPU each (default 1); elements of an array that run at a
+    /// time on a cluster (default as many as there is room for).
+    pub jobs: Option<usize>,
     /// Times that a step is tried again after its process died (default 2).
     pub retries: usize,
     /// Bytes that the checkpoints of a run may take together.
