@@ -45,9 +45,9 @@ pub struct Comparison {
     record: RunRecord,
     extra: Extra,
     set: TaskSet,
-    /// (model, rule) → its difference to the first, as if their rows were the same.
-    differences: BTreeMap<(usize, String), Difference>,
     scores: Scores,
+    /// `[models][columns]`: the paired difference to the first, where there is one.
+    to_first: Vec<Vec<Option<Difference>>>,
     notes: Vec<String>,
 }
 
@@ -78,16 +78,18 @@ impl Comparison {
         };
         let statistics = Statistics::new(&record);
         let mut scores = Scores::new(&record, &statistics);
-        let differences = (1..models.len())
-            .flat_map(|model| scores.test.columns.iter().map(move |column| (model, column.rule.clone())))
-            .filter_map(|(model, rule)| {
-                statistics.difference("test", model, 0, &rule).map(|difference| ((model, rule), difference))
-            })
-            .collect();
         if let Some(first) = names.first() {
             scores.reference = first.to_string();
         }
-        Self { record, extra, set, differences, scores, notes }
+        let paired = |model: usize, column: &Column| {
+            let is_paired = model > 0 && extra.is_paired(&record, &scores.test, column, (model, 0));
+            let found = is_paired.then(|| statistics.difference("test", model, 0, &column.rule)).flatten();
+            found.filter(|d| d.interval.0.is_finite())
+        };
+        let to_first =
+            (0..models.len()).map(|model| scores.test.columns.iter().map(|c| paired(model, c)).collect()).collect();
+        drop(statistics);
+        Self { record, extra, set, scores, to_first, notes }
     }
 
     /// What a reader must know, a sentence each: what was left out, how protocols and limits differ.
@@ -108,12 +110,12 @@ impl Comparison {
         self.scores.test.get(model, &column.rule).filter(|_| is_whole)
     }
 
-    /// The difference of a model to the first under a column, and whether it is paired; none where one has no score.
+    /// The difference of a model to the first under a column, paired where it can be; none where one has no score.
     fn difference(&self, model: usize, column: &Column) -> Option<(f64, Option<Difference>)> {
         let (a, b) = (self.estimate(model, column)?, self.estimate(0, column)?);
-        let paired = self.extra.is_paired(&self.record, &self.scores.test, column, (model, 0));
-        let found = paired.then(|| self.differences.get(&(model, column.rule.clone())).copied()).flatten();
-        Some((a.score - b.score, found.filter(|d| d.interval.0.is_finite())))
+        let place = self.scores.test.column(&column.rule)?;
+        let paired = self.to_first.get(model).and_then(|columns| *columns.get(place)?);
+        Some((a.score - b.score, paired))
     }
 
     /// Means after the tasks, as the tables show them: what it is, over what, its column.
@@ -233,7 +235,8 @@ impl Comparison {
                 save(&folder.join("tables").join(name), content.as_bytes())?;
             }
         }
-        let page = html::page(&self.record, &Statistics::new(&self.record), &self.scores, &self.extra);
+        let statistics = Statistics::new(&self.record);
+        let page = html::page(&self.record, &statistics, &self.scores, &self.extra);
         save(&folder.join("index.html"), page.as_bytes())?;
         save(&folder.join("README.md"), markdown.as_bytes())
     }

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Opens reports' index.html in Chromium, without a network, and uses it as a reader would.
 
-    check_page.py REPORT [--screenshots FOLDER]
+    check_page.py REPORT... [--screenshots FOLDER]
 
-REPORT is a folder with index.html. Checked: no message on the console, no request but for the file itself, rows and their order by
+A REPORT is a folder with index.html. Checked: no message on the console, no request but for the file itself, rows and their order by
 a click on a heading and by the keyboard, the text filter and the filters of the axes, the comparison of two rows, the theme's button, that nothing
-is wider than the window at 1280 and at 400 pixels, and a page without scripts' errors in print. Needs only Python and Chromium, which it talks to
+is wider than the window at 1280 and at 400 pixels. Needs only Python and Chromium, which it talks to
 over the pipe of --remote-debugging-pipe; where there is none and apt-get cannot bring it, it says so and ends well.
 """
 
@@ -170,7 +170,11 @@ def use(page, folder, shots):
     page.open((folder / "index.html").resolve().as_uri())
     data = page.run(DATA)
     side, rule = data["on"], data["rule"]
-    column = next(i for i, c in enumerate(data["sides"][side]["columns"]) if c["rule"] == rule)
+    column = next((i for i, c in enumerate(data["sides"][side]["columns"]) if c["rule"] == rule), None)
+    if column is None:
+        picture("light")
+        check(page.run(f"{ROWS}.length") == len(data["variants"]) and page.troubles() == [], f"a page without scores: {page.troubles()}")
+        return print(f"{folder / 'index.html'}: no scores, and no message")
     scores = data["sides"][side]["score"]
 
     # All final variants stand there, best by the rule first.

@@ -98,13 +98,14 @@ fn verdict(out: &mut String, run: &RunRecord, statistics: &Statistics, scores: &
     if let Some(next) = scores.order.iter().copied().find(|&i| i != chosen && !is_same(run, i, &variant.label))
         && let Some((on, d)) = against(next)
     {
-        let name = format!("against the next best, {on}");
+        let name = format!("against the best other, {on}");
         let note = format!("{}<br><span class=\"whom\">{}</span>", said(&d), text(&run.variants[next].label));
         tile(&name, &signed(d.difference), &note, &whisker(&d));
     }
     if let Some(share) = statistics.best_shares(CHOICE, &scores.order, &scores.rule).get(&chosen) {
-        let note = format!("of the bootstrap resamples of {} it is the best of {}", scores.on, scores.order.len());
-        tile("How often it wins", &format!("{:.0} %", 100.0 * share), &note, "");
+        let note =
+            format!("of {}, by the bootstrap over the rows of {}", count(scores.order.len(), "variant"), scores.on);
+        tile("Chance to be the best", &format!("{:.0} %", 100.0 * share), &note, "");
     }
     out.push_str("</dl>\n</section>\n");
 }

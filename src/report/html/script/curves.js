@@ -23,6 +23,7 @@ function startCurves() {
   byId("training").hidden = false;
   add("loss-figure", "Loss: training (smoothed), and dev (dots, dashed)", "loss", (c) => [{ series: c.loss }, { series: c.devLoss, dev: true }]);
   add("dev-figure", "Dev rows: mean reciprocal rank of the positive", "MRR", (c) => [{ series: c.devScore, dev: true, solid: true }]);
+  byId("training").hidden = charts.length === 0;
   byId("training-names").append(...named.map((curve) => make("button", { type: "button", onpointerenter: () => light(curve), onpointerleave: () => light(null), onfocus: () => light(curve), onblur: () => light(null) },
     make("i", { style: { background: style.get(curve).dash ? `repeating-linear-gradient(90deg, ${style.get(curve).stroke} 0 6px, transparent 6px 9px)` : style.get(curve).stroke } }), curve.label)),
     data.curves.length > NAMED ? make("span", {}, `and ${data.curves.length - NAMED} more, grey`) : "");

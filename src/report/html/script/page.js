@@ -39,7 +39,7 @@ function startAbout() {
   ];
   notes.push(
     "Scores are in points, a hundredth of the whole. Mean (Task) is over all tasks, Mean (TaskType) over the means of the task types.",
-    "Intervals are percentile bootstrap intervals (1 000 resamples): over rows for classification and STS, over experiments or sets for clustering. Differences are paired: both variants are resampled alike. They do not hold the noise of training with another seed.",
+    "Intervals (95 %) say how a score would move with other test rows of the same kind, not with another seed of training. Differences are paired: both variants are resampled alike. README.md beside this page says how they are made, and corrects comparisons for their number; this page does not.",
     ...(data.limits.length ? [`Limited to ${data.limits.join(", ")}: the scores do not compare with published ones.`] : []),
     ...(data.protocol ? [`Protocol: mteb's, with the draws of ${data.protocol}.`] : []),
     ...data.notes.map((note) => (/[.!?]$/.test(note) ? note : `${note}.`)),
