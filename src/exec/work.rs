@@ -13,8 +13,8 @@ use crate::config::schema::PruneRule;
 use crate::plan::{Step, Work};
 use crate::store::budget::over_budget;
 use crate::store::folder::{StepState, StoreError};
-use crate::store::models;
 use crate::store::survey::Rule;
+use crate::store::{lock, models};
 
 /// Longest wait between looks for work that others' steps make possible.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -23,6 +23,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Known {
     over: RefCell<HashMap<String, StepState>>,
+    /// Who holds a step that could be run, in words.
+    waits_for: RefCell<Option<String>>,
     /// How far the trainings are, as of this look.
     standings: RefCell<Option<Rc<Standings>>>,
 }
@@ -83,7 +85,7 @@ impl Engine<'_> {
                     Chance::Never => {}
                     Chance::Later => later.push(at),
                     Chance::Now => {
-                        let taken = self.attempt(at, step)?;
+                        let taken = self.attempt(at, step, &known)?;
                         ran += usize::from(taken == Some(Outcome::Done));
                         moved |= taken.is_some();
                         if !self.state(&known, &step.id).is_over() {
@@ -104,6 +106,10 @@ impl Engine<'_> {
             }
             wait = if moved { Duration::from_millis(50) } else { (wait * 2).min(LONGEST_WAIT) };
             if !moved {
+                // Told once it takes longer than the steps of a small sweep do.
+                if let Some(text) = (wait == LONGEST_WAIT).then(|| known.waits_for.take()).flatten() {
+                    self.observer.sees(0, &Event::Note { text });
+                }
                 std::thread::sleep(wait);
             }
         }
@@ -123,7 +129,7 @@ impl Engine<'_> {
             let step = &self.plan.steps[at];
             // A lock of a node that went down is found abandoned after a while; a process that lives ends it.
             while self.chance(&known, step)? == Chance::Now
-                && self.attempt(at, step)?.is_none()
+                && self.attempt(at, step, &known)?.is_none()
                 && !self.state(&known, id).is_over()
             {
                 std::thread::sleep(LONGEST_WAIT);
@@ -168,10 +174,21 @@ impl Engine<'_> {
     }
 
     /// Takes a step and runs it; none where another process has it.
-    fn attempt(&self, at: usize, step: &Step) -> Result<Option<Outcome>, ExecError> {
-        let lock = match self.folder.lock(&step.id) {
-            Ok(lock) => lock,
-            Err(StoreError::Locked { .. }) => return Ok(None),
+    fn attempt(&self, at: usize, step: &Step, known: &Known) -> Result<Option<Outcome>, ExecError> {
+        let held = match self.folder.lock(&step.id) {
+            Ok(held) => held,
+            Err(StoreError::Locked { holder, .. }) => {
+                let text = format!(
+                    "waiting for {holder}, which has `{}`; a process of another machine that gives no sign for a minute is taken \
+                     for dead",
+                    step.title
+                );
+                // One of this machine is seen to live.
+                if !holder.ends_with(&format!(" on {}", lock::machine())) {
+                    *known.waits_for.borrow_mut() = Some(text);
+                }
+                return Ok(None);
+            }
             Err(e) => return Err(e.into()),
         };
         if self.folder.state(&step.id).is_over() {
@@ -181,7 +198,7 @@ impl Engine<'_> {
         self.observer.sees(0, &Event::Starts { step: step.id.clone(), number, steps, title: title.clone() });
         let start = Instant::now();
         let result = self.run_step(step);
-        if lock.is_lost() {
+        if held.is_lost() {
             tracing::warn!("{title}: this process stood still for so long that another one took the step over");
             return Ok(None);
         }
@@ -193,7 +210,7 @@ impl Engine<'_> {
                     self.forget_states(step)?;
                 }
                 self.observer.sees(0, &Event::Ends { number, title, seconds });
-                drop(lock);
+                drop(held);
                 self.keep_budget()?;
                 Ok(Some(Outcome::Done))
             }

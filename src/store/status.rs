@@ -226,7 +226,7 @@ pub fn status(survey: &Survey, rule: &Rule) -> Status {
         state: state(survey),
         share: (steps.complete + steps.pruned) as f64 / steps.all.max(1) as f64,
         steps,
-        seconds: kinds.iter().map(|kind| kind.seconds).sum(),
+        seconds: kinds.iter().map(|kind| kind.seconds).fold(0.0, |a, b| a + b),
         left: None,
         kinds,
         running: Vec::new(),
@@ -285,7 +285,7 @@ fn kinds(survey: &Survey) -> Vec<OfKind> {
         let mut seconds: Vec<f64> = of_kind()
             .filter_map(|s| if let State::Complete(seconds) = s.state { Some(seconds) } else { None })
             .collect();
-        let spent = seconds.iter().sum();
+        let spent = seconds.iter().fold(0.0, |a, b| a + b);
         out.push(OfKind { kind, counts, seconds: spent, median_seconds: median(&mut seconds) });
     }
     out
