@@ -62,13 +62,15 @@ fn sweep(many: usize, task_count: usize, rows: usize, points: usize) -> Value {
     let seeds: Vec<String> = (0..many.div_ceil(10)).map(|s| s.to_string()).collect();
     let best =
         variants[1..].iter().max_by(|a, b| mean(a).total_cmp(&mean(b))).map(|v| (v["id"].clone(), mean(v))).unwrap();
+    let points_of_alpha =
+        [0.0, 0.5, 1.0].map(|a: f64| json!({"alpha": a, "score": 0.6 - (a - 0.5).powi(2), "interval": [0.3, 0.7]}));
     json!({
         "name": "synthetic", "base": "tiny", "settings": {"train.epochs": "1"}, "data": [["pairs.jsonl", 1234]],
         "axes": [["adapter.rank", ranks], ["loss.temperature", ["0.02", "0.05"]], ["train.seed", seeds]],
         "variants": variants, "curves": curves,
         "searches": [{
             "first": "a", "second": "b", "chosen": 0.5, "evaluations": 3, "linear_share": 0.0,
-            "points": [0.0, 0.5, 1.0].map(|a: f64| json!({"alpha": a, "score": 0.6 - (a - 0.5).powi(2), "interval": [0.3, 0.7]})),
+            "points": points_of_alpha,
         }],
         "choice": {"id": best.0, "on": "dev", "by": "mean_task", "score": best.1, "why": "highest mean_task on dev"},
         "unfinished": [{
@@ -178,9 +180,7 @@ fn words_of_a_config_stay_words() {
     let folder = tempfile::tempdir().unwrap();
     let hostile = "</script><b onclick=\"x\">'&amp; {{script}} <!-- \u{2028}";
     let mut value = sweep(3, 2, 20, 5);
-    let text = value
-        .to_string()
-        .replace("symmetric r4 T0.02 seed 0", &json!(hostile).to_string().trim_matches('"').to_string());
+    let text = value.to_string().replace("symmetric r4 T0.02 seed 0", &json!(hostile).to_string().trim_matches('"'));
     value = serde_json::from_str(&text).unwrap();
     for key in ["name", "base"] {
         value[key] = json!(hostile);
