@@ -180,9 +180,7 @@ fn words_of_a_config_stay_words() {
     let folder = tempfile::tempdir().unwrap();
     let hostile = "</script><b onclick=\"x\">'&amp; {{script}} <!-- \u{2028}";
     let mut value = sweep(3, 2, 20, 5);
-    let text = value
-        .to_string()
-        .replace("symmetric r4 T0.02 seed 0", &json!(hostile).to_string().trim_matches('"').to_string());
+    let text = value.to_string().replace("symmetric r4 T0.02 seed 0", json!(hostile).to_string().trim_matches('"'));
     value = serde_json::from_str(&text).unwrap();
     for key in ["name", "base"] {
         value[key] = json!(hostile);

@@ -270,15 +270,24 @@ fn variant(place: usize, model: &Model, set: &TaskSet) -> Variant {
 fn notes(models: &[Model], set: &TaskSet) -> Vec<String> {
     let mut notes = Vec::new();
     for (task, whose) in &set.left_out {
-        notes.push(format!("{task} is left out: of these models only {} has it", whose.join(", ")));
+        notes.push(format!("{task} is left out: not all of the models have it, only {}", whose.join("; ")));
     }
     let differ = models.iter().any(|m| m.rows != models[0].rows);
-    let is_plain = |rows: &Rows| rows.limit.is_none() && rows.limits.is_empty();
+    // Models whose rows were drawn alike share a sentence.
+    let mut ways: Vec<(&Option<Rows>, Vec<&str>)> = Vec::new();
     for model in models {
-        match &model.rows {
-            Some(rows) if differ || !is_plain(rows) => notes.push(format!("{}: {rows}", model.name)),
+        match ways.iter_mut().find(|(rows, _)| **rows == model.rows) {
+            Some((_, names)) => names.push(&model.name),
+            None => ways.push((&model.rows, vec![&model.name])),
+        }
+    }
+    let is_plain = |rows: &Rows| rows.limit.is_none() && rows.limits.is_empty();
+    for (rows, names) in ways {
+        let names = names.join("; ");
+        match rows {
+            Some(rows) if differ || !is_plain(rows) => notes.push(format!("{names}: {rows}")),
             None if differ => {
-                notes.push(format!("{}: results as published, which do not say their rows or draws", model.name))
+                notes.push(format!("{names}: results as published, which do not say their rows or draws"))
             }
             _ => {}
         }

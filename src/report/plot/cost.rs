@@ -11,6 +11,9 @@ use crate::store::record::{Cost, RunRecord, VariantKind};
 /// Names written beside points of the front.
 const NAMED: usize = 8;
 
+/// What a cost is measured in.
+type Measure = fn(&Cost) -> f64;
+
 struct Point {
     label: String,
     kind: usize,
@@ -37,13 +40,13 @@ const COLORS: [usize; 3] = [0, 3, 2];
 impl CostChart {
     /// None where costs are not known, or are the same for all. Tokens stand in where no operations were counted.
     pub fn new(run: &RunRecord, scores: &Scores) -> Option<Self> {
-        let differ = |of: fn(&Cost) -> f64| {
+        let differ = |of: Measure| {
             let mut known =
                 scores.order.iter().map(|&i| of(&run.variants[i].cost)).filter(|c| *c > 0.0 && c.is_finite());
             let first = known.next();
             known.any(|c| Some(c) != first)
         };
-        let measures: [(&str, fn(&Cost) -> f64); 2] =
+        let measures: [(&str, Measure); 2] =
             [("training FLOPs", |c| c.flops), ("tokens trained on", |c| c.tokens as f64)];
         let (measure, of) = measures.into_iter().find(|(_, of)| differ(*of))?;
         let side = scores.choice_side();
