@@ -259,7 +259,10 @@ pub fn carry_out(root: &Path, items: &[Item]) -> Result<u64, CleanError> {
     let run = RunFolder::open(root)?;
     let mut freed = 0;
     for item in items {
-        // Taking a lock that nobody holds, and letting go of it, removes it.
+        if let Some(id) = &item.step {
+            let path = run.step(id).join("lock");
+            super::lock::remove_gone(&path).map_err(|source| StoreError::Io { path, source })?;
+        }
         let _lock = item.step.as_deref().map(|id| run.lock(id)).transpose()?;
         if let Some(model) = &item.model {
             freed += remove(&run, std::slice::from_ref(model), "embeval clean")?;

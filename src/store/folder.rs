@@ -280,6 +280,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::open(folder.path()).unwrap();
         assert!(!run.is_complete("a"));
+        fs::create_dir_all(run.step("a")).unwrap();
         run.complete("a", 1.0).unwrap();
         assert!(run.is_complete("a"));
         std::fs::write(run.step("a").join("status.json"), "{\"state\"").unwrap();

@@ -138,6 +138,15 @@ pub fn holder(path: &Path) -> Option<Holder> {
     Some(Holder { host, pid, gone })
 }
 
+/// Removes a lock whose holder is gone, by a look at it.
+///
+/// # Errors
+/// The operating system's.
+pub fn remove_gone(path: &Path) -> io::Result<()> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+    if holder(path).is_some_and(|holder| holder.gone) { take_away(path, &text) } else { Ok(()) }
+}
+
 /// Whether a process of this number runs here; true where that cannot be known.
 pub fn lives(pid: u32) -> bool {
     !Path::new("/proc/self/stat").exists() || started(pid) != "0"
