@@ -74,11 +74,9 @@ impl Sample {
     fn new() -> Self {
         let sample = Self { folder: tempfile::tempdir().unwrap() };
         let mut steps = Vec::new();
-        for trial in 0..2 {
+        for (trial, train) in TRAIN.into_iter().enumerate() {
             let title = format!("train t{trial} (full, 100 steps)");
-            steps.push(
-                json!({"id": id(TRAIN[trial]), "title": title, "work": {"train": {"trial": trial}}, "inputs": []}),
-            );
+            steps.push(json!({"id": id(train), "title": title, "work": {"train": {"trial": trial}}, "inputs": []}));
         }
         let inputs = TRAIN.map(id);
         steps.push(

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use super::ExecError;
@@ -140,10 +140,7 @@ impl Local<'_> {
     }
 
     fn next(&self, receive: &Receiver<Message>) -> Option<Message> {
-        match receive.recv_timeout(Duration::from_millis(100)) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        receive.recv_timeout(Duration::from_millis(100)).ok()
     }
 
     fn start(&self, slot: usize, send: &Sender<Message>) -> Result<Worker, ExecError> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dev_tasks::DevTasks;
 use super::encoder::{ModelEncoder, PromptRules};
-use super::training::{Hold, Training};
+use super::training::Training;
 use super::{Engine, ExecError, Outcome, settings};
 use crate::adapter::peft;
 use crate::config::schema::{Adapter, Base};
@@ -18,6 +18,7 @@ use crate::store::record::{TaskRecord, TrainingCurve};
 use crate::task::evaluate::{Evaluation, evaluate, protocol_seeds};
 use crate::task::spec::{Split, TaskSpec};
 use crate::train::checkpoint;
+use crate::train::run::Hold;
 
 /// What a training step leaves beside its checkpoints.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,6 +1,5 @@
 //! A training run of a config: what `train` and a sweep's step do alike.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::Device;
@@ -14,7 +13,7 @@ use crate::plan::PlanError;
 use crate::plan::sets::TrainingSets;
 use crate::store::record::TrainingCurve;
 use crate::train::TrainError;
-use crate::train::run::{self, Output, Run};
+use crate::train::run::{self, Hold, Output, Run};
 
 /// What a config's training run needs beside the config.
 pub struct Training<'a> {
@@ -41,9 +40,6 @@ pub struct Training<'a> {
     /// Says after an evaluation whether the run is to be held there.
     pub hold: Option<&'a Hold<'a>>,
 }
-
-/// (step, metrics) → whether to hold.
-pub type Hold<'a> = dyn Fn(usize, &BTreeMap<String, f64>) -> Result<bool, String> + 'a;
 
 impl Training<'_> {
     /// Trains, or goes on where an interrupted run of the same settings stopped.

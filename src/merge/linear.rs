@@ -30,7 +30,7 @@ impl Mean {
     /// Adds a model.
     ///
     /// # Errors
-    /// Where it cannot be merged with the first ([`check`](super::check)), or the weight is no number from 0.
+    /// Where it cannot be merged with the first ([`check`]), or the weight is no number from 0.
     pub fn add(&mut self, model: &ModelFiles, weight: f64) -> Result<(), ModelError> {
         check(&self.first, model)?;
         if !(weight.is_finite() && weight >= 0.0) {

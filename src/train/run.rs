@@ -203,6 +203,9 @@ pub fn linear_layers(files: &ModelFiles) -> BTreeMap<String, (usize, usize)> {
 /// Scores dev tasks with a model: main scores by task.
 pub type DevTasks<'a> = &'a dyn Fn(&Embedder) -> Result<BTreeMap<String, f64>, String>;
 
+/// (step, metrics) → whether to end there for now.
+pub type Hold<'a> = dyn Fn(usize, &BTreeMap<String, f64>) -> Result<bool, String> + 'a;
+
 /// A run in the making.
 pub struct Run<'a> {
     /// The model to start from.
@@ -237,7 +240,7 @@ pub struct Run<'a> {
     pub stop_after: Option<usize>,
     /// Told (step, metrics) after an evaluation whose state is saved, also when a run is taken up there; `true` ends the run as
     /// if it were killed.
-    pub hold: Option<&'a dyn Fn(usize, &BTreeMap<String, f64>) -> Result<bool, String>>,
+    pub hold: Option<&'a Hold<'a>>,
 }
 
 /// Trains, evaluates, and saves the checkpoints; takes an interrupted run up where its last state was saved. On the CPU a run
