@@ -1,11 +1,13 @@
 //! The heads of a run: the processes that were told to run it. Several may, if they mean the same steps.
 
+use sha2::{Digest, Sha256};
+
+use super::ExecError;
+use crate::data::rows::hex;
+use crate::plan::{ModelRef, Plan, Step, Work};
 use crate::store::folder::{RunFolder, StepState, StoreError};
 use crate::store::lock::{self, Lock};
 use crate::store::models;
-
-use super::ExecError;
-use crate::plan::{ModelRef, Plan, Step, Work};
 use crate::train::checkpoint;
 
 /// A head's place among those of its run, until it is dropped.
@@ -23,22 +25,29 @@ pub fn enter(folder: &RunFolder, plan: &[u8]) -> Result<Head, ExecError> {
     let heads = folder.root().join("heads");
     let fault = |source: std::io::Error| ExecError::Store(StoreError::Io { path: heads.clone(), source });
     std::fs::create_dir_all(&heads).map_err(fault)?;
+    // The name says what the head is about to run: plan.json may still be that of an earlier one.
+    let print = hex(&Sha256::digest(plan)[..8]);
+    let own = heads.join(format!("{}-{}-{print}.lock", lock::machine(), std::process::id()));
+    // Of two that come at once, each sees the other.
+    let held = Lock::take(&own)?;
     let mut others = Vec::new();
     for entry in std::fs::read_dir(&heads).map_err(fault)?.flatten() {
         let path = entry.path();
-        if path.extension().is_none_or(|end| end != "lock") {
+        if path == own || path.extension().is_none_or(|end| end != "lock") {
             continue;
         }
         match lock::holder(&path) {
-            Some(holder) if !holder.gone => others.push(holder),
+            Some(holder) if !holder.gone => {
+                let same = path.to_string_lossy().ends_with(&format!("-{print}.lock"));
+                others.push((holder, same));
+            }
             _ => {
                 // Of a process that is gone.
                 let _ = std::fs::remove_file(&path);
             }
         }
     }
-    let known = std::fs::read(folder.root().join("plan.json")).unwrap_or_default();
-    if let Some(other) = others.first().filter(|_| known != plan) {
+    if let Some((other, _)) = others.iter().find(|(_, same)| !same) {
         return Err(ExecError::Other(format!(
             "{}: process {} on {} runs another plan in this folder: wait for it, stop it, or give --output",
             folder.root().display(),
@@ -46,8 +55,7 @@ pub fn enter(folder: &RunFolder, plan: &[u8]) -> Result<Head, ExecError> {
             other.host
         )));
     }
-    let own = heads.join(format!("{}-{}.lock", crate::store::lock::machine(), std::process::id()));
-    Ok(Head { _lock: Lock::take(&own)?, alone: others.is_empty() })
+    Ok(Head { _lock: held, alone: others.is_empty() })
 }
 
 /// Prepares a run's steps for being taken up: those that failed get another try, those that were pruned by other rules go on,
