@@ -476,7 +476,12 @@ fn refusals_and_hopeless_waits_name_the_setting() {
             }
         })
         .unwrap();
-    assert!(summary.cancelled && told.iter().any(|t| t.contains("for PartitionTimeLimit: run.slurm.time")), "{told:?}");
+    // Slurm gives the one reason or the other, by which of its looks comes first.
+    let named = |t: &String| {
+        t.contains("for PartitionTimeLimit: run.slurm.time")
+            || (t.contains("for PartitionConfig: ") && t.contains("(time,"))
+    };
+    assert!(summary.cancelled && told.iter().any(named), "{told:?}");
     // Mended, the same folder runs.
     bench.settings.time = Some("1".into());
     let (summary, _) = bench.head(&jobs, &mut |_, _| ()).unwrap();
