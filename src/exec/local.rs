@@ -105,6 +105,10 @@ impl Local<'_> {
                     if let Some(message) = worker.fatal {
                         return Err(ExecError::Other(message));
                     }
+                    // An interrupt at the terminal reaches the workers, too.
+                    if self.stop.load(Ordering::Relaxed) {
+                        return Ok(End::Stopped);
+                    }
                     if status.success() {
                         continue;
                     }
