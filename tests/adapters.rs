@@ -259,8 +259,11 @@ fn a_table_in_8_bits_gives_the_rows_that_it_dequantises_to() {
     let (word, position, kind) = (var(&[50, 40], 1, 1.0), var(&[80, 40], 2, 1.0), var(&[2, 40], 3, 1.0));
     let table = Int8::of(&word).unwrap();
     let dense = table.to_tensor(&Device::Cpu).unwrap();
-    let tables =
-        |word: Table| Embedding { word, position: position.as_tensor().clone(), token_type: kind.as_tensor().clone() };
+    let tables = |word: Table| Embedding {
+        word,
+        position: position.as_tensor().clone(),
+        token_type: Some(kind.as_tensor().clone()),
+    };
     let (held, dense) = (tables(Table::Int8(Arc::new(table))), tables(Table::Dense(dense)));
     let ids: Vec<u32> = (0..49).map(|i| i * 7 % 50).collect();
     let batch = PackedBatch::new(&[ids]);

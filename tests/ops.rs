@@ -4,14 +4,17 @@ use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
+use embeval::nn::activation::Activation;
 use embeval::nn::attention::Heads;
 use embeval::nn::checkpoint::{GradientSink, Segment, checkpoint};
 use embeval::nn::dropout::{TokenDropout, token_places};
-use embeval::nn::embedding::Embedding;
+use embeval::nn::embedding::{Embedding, look_up};
 use embeval::nn::layer_norm::LayerNorm;
 use embeval::nn::linear::{Joint, Linear, LowRank, product_transposed};
 use embeval::nn::linear_cross_entropy::linear_cross_entropy;
 use embeval::nn::pooling::{PoolingMode, pool};
+use embeval::nn::rms_norm::RmsNorm;
+use embeval::nn::rotary::{QueryKey, Rotary};
 use embeval::nn::{PackedBatch, activation, attention, composed, cross_entropy, dropout, normalize};
 
 /// Deterministic values in (−1, 1), scaled.
@@ -75,7 +78,7 @@ fn attention_equals_composed() {
             &format!("attention {hidden}/{heads}"),
             &[&q, &k, &v],
             || attention::attention(&q, &k, &v, &batch.cu_seqlens, heads),
-            || composed::attention(&q, &k, &v, &batch.cu_seqlens, heads),
+            || composed::attention(&q, &k, &v, &batch.cu_seqlens, heads, None),
         );
     }
 }
@@ -89,8 +92,8 @@ fn joint_attention_equals_composed() {
         compare(
             &format!("joint attention {hidden}/{heads}"),
             &[&qkv],
-            || attention::joint_attention(&qkv, &batch.cu_seqlens, heads),
-            || composed::attention(&part(0)?, &part(1)?, &part(2)?, &batch.cu_seqlens, heads),
+            || attention::joint_attention(&qkv, &batch.cu_seqlens, heads, None),
+            || composed::attention(&part(0)?, &part(1)?, &part(2)?, &batch.cu_seqlens, heads, None),
         );
     }
 }
@@ -143,7 +146,7 @@ fn attention_of_a_long_sequence_equals_composed() {
         "long attention",
         &[&q, &k, &v],
         || attention::attention(&q, &k, &v, &batch.cu_seqlens, 2),
-        || composed::attention(&q, &k, &v, &batch.cu_seqlens, 2),
+        || composed::attention(&q, &k, &v, &batch.cu_seqlens, 2, None),
     );
 }
 
@@ -168,10 +171,131 @@ fn layer_norm_equals_composed() {
     }
 }
 
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu, Activation::Tanh];
+
 #[test]
-fn gelu_equals_composed() {
+fn activations_equal_composed() {
     let x = var(&[300, 200], 1, 6.0);
-    compare("gelu", &[&x], || activation::Activation::Gelu.forward(&x), || composed::gelu(&x));
+    for activation in ACTIVATIONS {
+        let name = format!("{activation:?}");
+        compare(&name, &[&x], || activation.forward(&x), || composed::activation(&x, activation));
+    }
+}
+
+#[test]
+fn gated_units_equal_composed() {
+    let (rows, inner) = (130, 72);
+    let (gate, up) = (var(&[rows, inner], 1, 4.0), var(&[rows, inner], 2, 2.0));
+    let both = Var::from_tensor(&Tensor::cat(&[&*gate, &*up], 1).unwrap().detach()).unwrap();
+    for activation in ACTIVATIONS {
+        let name = format!("gated {activation:?}");
+        let want = || composed::activation(&gate, activation)? * up.as_tensor();
+        compare(&name, &[&gate, &up], || activation::gated(&gate, &up, activation), want);
+        let (left, right) = (|| both.narrow(1, 0, inner), || both.narrow(1, inner, inner));
+        let want = || composed::activation(&left()?.contiguous()?, activation)? * right()?;
+        compare(&name, &[&both], || activation::joint_gated(&both, activation), want);
+    }
+    assert!(activation::gated(&gate, &both, Activation::Silu).is_err());
+    assert!(activation::joint_gated(var(&[3, 5], 1, 1.0).as_tensor(), Activation::Silu).is_err());
+}
+
+#[test]
+fn rms_norm_equals_composed() {
+    for (rows, width) in [(1, 16), (700, 48), (37, 384), (5, 7)] {
+        let (x, w) = (var(&[rows, width], 1, 3.0), var(&[width], 3, 1.0));
+        for plus_one in [false, true] {
+            let norm = RmsNorm { weight: w.as_tensor().clone(), eps: 1e-6, plus_one };
+            let scale = || w.affine(1.0, if plus_one { 1.0 } else { 0.0 });
+            compare("rms norm", &[&x, &w], || norm.forward(&x), || composed::rms_norm(&x, &scale()?, 1e-6));
+        }
+    }
+}
+
+/// Queries and keys with and without norms, as many heads of keys as of queries or fewer.
+#[test]
+fn prepared_queries_and_keys_equal_composed() {
+    let batch = batch();
+    for (heads, key_values, depth) in [(4, 4, 8), (4, 2, 16), (3, 1, 6)] {
+        let width = (heads + 2 * key_values) * depth;
+        let qkv = var(&[batch.tokens(), width], 1, 2.0);
+        let (wq, wk) = (var(&[depth], 2, 1.0), var(&[depth], 3, 1.0));
+        let norm = |w: &Var| RmsNorm { weight: w.as_tensor().clone(), eps: 1e-6, plus_one: heads == 3 };
+        for norms in [None, Some((norm(&wq), norm(&wk)))] {
+            let rotary = Arc::new(Rotary::new(depth, 1000.0, 2.0));
+            let vars = if norms.is_some() { vec![&qkv, &wq, &wk] } else { vec![&qkv] };
+            let layer = QueryKey { heads, key_values, norms, rotary: rotary.clone() };
+            compare(
+                &format!("{heads} heads of {depth}"),
+                &vars,
+                || layer.forward(&qkv, &batch.positions),
+                || composed::query_key(&qkv, &layer, &batch.positions, &rotary.angles(128)),
+            );
+        }
+    }
+}
+
+/// What positions are for: a score depends on the distance alone.
+#[test]
+fn rotated_scores_depend_on_distance_alone() {
+    let layer = QueryKey { heads: 1, key_values: 1, norms: None, rotary: Arc::new(Rotary::new(8, 10_000.0, 1.0)) };
+    let row = values(&var(&[1, 24], 1, 1.0));
+    let score = |query: u32, key: u32| {
+        let rows = Tensor::from_vec([row.clone(), row.clone()].concat(), (2, 24), &Device::Cpu).unwrap();
+        let out = values(&layer.forward(&rows, &Arc::new(vec![query, key])).unwrap());
+        (0..8).map(|i| out[i] * out[24 + 8 + i]).sum::<f32>()
+    };
+    assert!((score(3, 9) - score(500, 506)).abs() < 1e-4);
+    assert!((score(3, 9) - score(3, 5)).abs() > 1e-2);
+}
+
+/// Fewer heads of keys, windows, a bias by distance, a scale of its own, and all of it at once.
+#[test]
+fn every_way_to_attend_equals_composed() {
+    let lengths = PackedBatch::new(&[0usize, 1, 7, 16, 17, 40, 61].map(|n| vec![0u32; n]));
+    let tokens = lengths.tokens();
+    let dropout = TokenDropout::new(0.3, 5, &token_places(&lengths.cu_seqlens, 0)).unwrap();
+    let plain = Heads { count: 4, ..Heads::default() };
+    let grouped = Heads { key_values: 2, ..plain.clone() };
+    let ways = [
+        plain.clone(),
+        grouped.clone(),
+        Heads { key_values: 1, causal: true, ..plain.clone() },
+        Heads { window: Some(3), ..plain.clone() },
+        Heads { window: Some(20), ..grouped.clone() },
+        Heads { window: Some(5), causal: true, scale: Some(1.0), ..grouped.clone() },
+        Heads { window: Some(1), ..plain },
+        Heads { window: Some(17), scale: Some(0.3), dropout, ..grouped },
+    ];
+    for depth in [8, 16, 24] {
+        for way in &ways {
+            let kv = way.key_values();
+            let qkv = var(&[tokens, (4 + 2 * kv) * depth], 1, 1.5);
+            let bias = var(&[4, 2 * 64 - 1], 2, 1.0);
+            let part = |from: usize, heads: usize| qkv.narrow(1, from * depth, heads * depth)?.contiguous();
+            let bounds = &lengths.cu_seqlens;
+            let name = format!("{way:?} of {depth}");
+            for added in [None, Some(bias.as_tensor())] {
+                let vars = if added.is_some() { vec![&qkv, &bias] } else { vec![&qkv] };
+                compare(
+                    &name,
+                    &vars,
+                    || attention::joint_attention(&qkv, bounds, way.clone(), added),
+                    || composed::attention(&part(0, 4)?, &part(4, kv)?, &part(4 + kv, kv)?, bounds, way.clone(), added),
+                );
+            }
+            compare(
+                &name,
+                &[&qkv],
+                || attention::attention(&part(0, 4)?, &part(4, kv)?, &part(4 + kv, kv)?, bounds, way.clone()),
+                || composed::attention(&part(0, 4)?, &part(4, kv)?, &part(4 + kv, kv)?, bounds, way.clone(), None),
+            );
+        }
+    }
+    let qkv = var(&[tokens, 12 * 8], 1, 1.0);
+    let short = var(&[4, 2 * 60 - 1], 2, 1.0);
+    let error = attention::joint_attention(&qkv, &lengths.cu_seqlens, 4, Some(&short)).unwrap_err().to_string();
+    assert!(error.contains("61 tokens"), "{error}");
 }
 
 #[test]
@@ -213,8 +337,8 @@ fn fused_activation_equals_separate() {
     let w = var(&[128, 64], 2, 1.0).as_tensor().detach();
     let b = var(&[128], 3, 1.0).as_tensor().detach();
     let layer = Linear::new(w, Some(b), None).unwrap();
-    let fused = layer.forward_activated(&x, activation::Activation::Gelu, None).unwrap();
-    let apart = activation::Activation::Gelu.forward(&layer.forward(&x, None).unwrap()).unwrap();
+    let fused = layer.forward_activated(&x, Activation::Gelu, None).unwrap();
+    let apart = Activation::Gelu.forward(&layer.forward(&x, None).unwrap()).unwrap();
     assert_eq!(values(&fused), values(&apart));
 }
 
@@ -226,7 +350,7 @@ fn embedding_equals_composed() {
         let tables = Embedding {
             word: word.as_tensor().clone().into(),
             position: position.as_tensor().clone(),
-            token_type: kind.as_tensor().clone(),
+            token_type: Some(kind.as_tensor().clone()),
         };
         compare(
             "embedding",
@@ -234,6 +358,16 @@ fn embedding_equals_composed() {
             || tables.forward(&batch.ids, &batch.positions),
             || composed::embedding(&tables, &batch.ids, &batch.positions),
         );
+        let untyped = Embedding { token_type: None, ..tables.clone() };
+        compare(
+            "embedding without types",
+            &[&word, &position],
+            || untyped.forward(&batch.ids, &batch.positions),
+            || composed::embedding(&untyped, &batch.ids, &batch.positions),
+        );
+        let ids = Tensor::new(batch.ids.as_slice(), &Device::Cpu).unwrap();
+        compare("rows", &[&word], || look_up(&tables.word, &batch.ids), || word.index_select(&ids, 0));
+        assert!(look_up(&tables.word, &Arc::new(vec![50])).is_err());
         assert!(tables.forward(&Arc::new(vec![50]), &Arc::new(vec![0])).is_err());
         assert!(tables.forward(&Arc::new(vec![0]), &Arc::new(vec![80])).is_err());
     }
@@ -297,7 +431,12 @@ fn dropout_keeps_the_mean_and_repeats() {
 /// All ways of a layer to attend over `batch`.
 fn ways(batch: &PackedBatch, count: usize) -> [Heads; 3] {
     let dropout = TokenDropout::new(0.3, 5, &token_places(&batch.cu_seqlens, 0)).unwrap();
-    [(true, None), (false, dropout.clone()), (true, dropout)].map(|(causal, dropout)| Heads { count, causal, dropout })
+    [(true, None), (false, dropout.clone()), (true, dropout)].map(|(causal, dropout)| Heads {
+        count,
+        causal,
+        dropout,
+        ..Heads::default()
+    })
 }
 
 #[test]
@@ -312,15 +451,15 @@ fn causal_attention_and_dropout_on_its_weights_equal_composed() {
                     &format!("attention {hidden}/{heads}, causal {}, {:?}", way.causal, way.dropout.is_some()),
                     &[&q, &k, &v],
                     || attention::attention(&q, &k, &v, &batch.cu_seqlens, way.clone()),
-                    || composed::attention(&q, &k, &v, &batch.cu_seqlens, way.clone()),
+                    || composed::attention(&q, &k, &v, &batch.cu_seqlens, way.clone(), None),
                 );
                 let qkv = Var::from_tensor(&Tensor::cat(&[&*q, &*k, &*v], 1).unwrap().detach()).unwrap();
                 let part = |i: usize| qkv.narrow(1, i * hidden, hidden)?.contiguous();
                 compare(
                     "joint attention",
                     &[&qkv],
-                    || attention::joint_attention(&qkv, &batch.cu_seqlens, way.clone()),
-                    || composed::attention(&part(0)?, &part(1)?, &part(2)?, &batch.cu_seqlens, way.clone()),
+                    || attention::joint_attention(&qkv, &batch.cu_seqlens, way.clone(), None),
+                    || composed::attention(&part(0)?, &part(1)?, &part(2)?, &batch.cu_seqlens, way.clone(), None),
                 );
             }
         }
@@ -331,7 +470,7 @@ fn causal_attention_and_dropout_on_its_weights_equal_composed() {
 fn a_causal_token_does_not_see_those_after_it() {
     let cu_seqlens = Arc::new(vec![0, 70]);
     let (q, k, v) = (var(&[70, 32], 1, 1.0), var(&[70, 32], 2, 1.0), var(&[70, 32], 3, 1.0));
-    let heads = Heads { count: 2, causal: true, dropout: None };
+    let heads = Heads { count: 2, causal: true, dropout: None, ..Heads::default() };
     let whole = values(&attention::attention(&q, &k, &v, &cu_seqlens, heads.clone()).unwrap());
     for n in [1, 7, 8, 33, 69] {
         let part = |x: &Var| x.narrow(0, 0, n).unwrap();
@@ -348,7 +487,7 @@ fn dropped_weights(n: usize, p: f32, seed: u64, first: usize) -> Vec<f32> {
     let unit = Tensor::eye(n, DType::F32, &Device::Cpu).unwrap();
     let cu_seqlens = Arc::new(vec![0, n]);
     let dropout = TokenDropout::new(p, seed, &token_places(&cu_seqlens, first)).unwrap();
-    let heads = Heads { count: 1, causal: false, dropout };
+    let heads = Heads { count: 1, causal: false, dropout, ..Heads::default() };
     values(&attention::attention(&zero, &zero, &unit, &cu_seqlens, heads).unwrap())
 }
 
@@ -489,11 +628,7 @@ impl Blocks {
                 Some(mark) => x.apply_op1(Mark(mark.clone()))?,
                 None => x.clone(),
             };
-            norm.forward_residual(
-                &linear.forward_activated(&x, activation::Activation::Gelu, None)?,
-                &x,
-                Some(&dropout),
-            )
+            norm.forward_residual(&linear.forward_activated(&x, Activation::Gelu, None)?, &x, Some(&dropout))
         })
     }
 

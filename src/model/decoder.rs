@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor, Var, bail};
 use rand::SeedableRng;
 use rand_distr::Distribution;
 
-use super::architecture::{Architecture, BertConfig, Positions};
-use super::bert::{Bert, Pass, Place};
+use super::architecture::{Architecture, BertConfig};
+use super::layers::{Encoder, Pass, Place, Positions};
 use super::weights::Weights;
 use super::{Embedder, Mode, ModelError};
 use crate::nn::PackedBatch;
@@ -56,7 +56,16 @@ impl Decoder {
     /// Where a tensor of `weights` has another shape.
     pub fn new(embedder: &Embedder, weights: Option<&Weights>, seed: u64) -> Result<Self, ModelError> {
         let files = embedder.files();
-        let Architecture::Bert(config) = &files.architecture;
+        let Architecture::Bert(config) = &files.architecture else {
+            return Err(ModelError::file(
+                &files.path,
+                format!(
+                    "TSDAE needs a decoder of the encoder's layers, which bert, roberta, xlm-roberta and camembert have, and {} has \
+                     not: use a contrastive objective (SimCSE, say, which needs texts alone)",
+                    files.config["model_type"]
+                ),
+            ));
+        };
         let std = files.config["initializer_range"].as_f64().filter(|std| *std >= 0.0).unwrap_or(INITIAL_STD);
         let normal = rand_distr::Normal::new(0.0, std as f32).map_err(|e| {
             ModelError::file(&files.path, format!("initializer_range {std} of its config cannot be drawn from: {e}"))
@@ -109,13 +118,13 @@ impl Decoder {
         let (n, width) = sentences.dims2()?;
         let table = encoder.word_table()?;
         let hidden = table.dims2()?.1;
-        if n != targets.sequences() || width != hidden || encoder.layers().len() != self.cross.len() {
+        if n != targets.sequences() || width != hidden || encoder.layers.len() != self.cross.len() {
             bail!(
                 "decoder of {} layers: {n} sentence vectors of {width} values for {} texts and an encoder of {} layers of \
                  {hidden} values; pooling must give the width of the token vectors, as every single pooling mode does",
                 self.cross.len(),
                 targets.sequences(),
-                encoder.layers().len(),
+                encoder.layers.len(),
             );
         }
         let shifted = Shifted::new(targets);
@@ -129,15 +138,15 @@ impl Decoder {
     /// What the word table is multiplied with, `[tokens, hidden]`.
     fn transformed(
         &self,
-        encoder: &Bert,
+        encoder: &Encoder,
         sentences: &Tensor,
         shifted: &Shifted,
         mode: &Mode,
     ) -> candle_core::Result<Tensor> {
-        let pass = encoder.pass(&shifted.inputs, &mode.decoder(), true);
+        let pass = encoder.pass(&shifted.inputs, &mode.decoder(), true)?;
         let owners = Tensor::new(shifted.owners.as_slice(), sentences.device())?;
         let mut x = encoder.embed(&shifted.inputs, &pass)?;
-        for (i, (layer, cross)) in encoder.layers().iter().zip(&self.cross).enumerate() {
+        for (i, (layer, cross)) in encoder.layers.iter().zip(&self.cross).enumerate() {
             let pass = pass.layer(i);
             // In two parts, as the sentence vector that comes between them needs a gradient, too.
             let part = layer.clone();

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor, Var};
 
 use super::ModelError;
-use super::architecture::{Architecture, ModelDropout};
-use super::bert::Bert;
+use super::architecture::ModelDropout;
 use super::files::ModelFiles;
+use super::layers::Encoder;
 use super::layout::HeadSpec;
 use super::parameters::{Held, Parameters, Source, Taken, Trainable};
 use super::weights::Weights;
@@ -130,7 +130,7 @@ pub struct WeightBytes {
 pub struct Embedder {
     /// Without the tensors that are held quantised.
     files: ModelFiles,
-    encoder: Bert,
+    encoder: Encoder,
     heads: Vec<Head>,
     taken: Taken,
     adapter: Option<Adapter>,
@@ -158,8 +158,7 @@ impl Embedder {
         }
         let source = Source { weights: &files.weights, held, adapter: adapter.as_ref(), path: files.path.clone() };
         let parameters = Parameters::new(source, options);
-        let Architecture::Bert(config) = &files.architecture;
-        let encoder = Bert::load(config, &parameters)?.with_dropout(options.dropout);
+        let encoder = Encoder { dropout: options.dropout, ..files.architecture.load(&parameters)? };
         let mut heads = Vec::new();
         for head in &files.layout.heads {
             heads.push(match head {
@@ -220,7 +219,7 @@ impl Embedder {
         Ok(x)
     }
 
-    pub(super) fn encoder(&self) -> &Bert {
+    pub(super) fn encoder(&self) -> &Encoder {
         &self.encoder
     }
 

@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use serde_json::{Value, json};
 
 use super::ModelError;
-use super::architecture::Architecture;
-use super::layout::{HeadSpec, Layout, read_json};
+use super::architecture::{Architecture, static_embedding};
+use super::layout::{HeadSpec, Layout, WORD_TABLE, read_json};
 use super::tokenizer::TextTokenizer;
 use super::weights::{self, Weights};
 use crate::data::atomic;
@@ -56,13 +56,19 @@ impl ModelFiles {
         }
         let layout = Layout::read(folder)?;
         let root = folder.join(&layout.transformer);
-        let config_path = root.join("config.json");
-        if !config_path.is_file() {
-            return Err(ModelError::file(&root, "no config.json here: not a model folder"));
-        }
-        let config = read_json(&config_path)?;
-        let architecture = Architecture::parse(&config, &config_path)?;
-        let mut weights = weights::canonical(weights::read(&weights::find(&root)?)?);
+        let (config, architecture, mut weights) = match layout.word_table {
+            true => static_embedding::read(&root)?,
+            false => {
+                let config_path = root.join("config.json");
+                if !config_path.is_file() {
+                    return Err(ModelError::file(&root, "no config.json here: not a model folder"));
+                }
+                let config = read_json(&config_path)?;
+                let architecture = Architecture::parse(&config, &config_path)?;
+                let weights = architecture.canonical(weights::read(&weights::find(&root)?)?)?;
+                (config, architecture, weights)
+            }
+        };
         let mut width = layout.pooled_size(architecture.hidden_size());
         for head in &layout.heads {
             if let HeadSpec::Dense { path, inputs, outputs, .. } = head {
@@ -86,7 +92,10 @@ impl ModelFiles {
             tokenizer_config["model_max_length"].as_f64().filter(|v| *v >= 1.0 && *v < 1e9).map(|v| v as usize)
         });
         let max_seq_length = stated.unwrap_or(room).min(room).max(2);
-        let tokenizer = TextTokenizer::load(&root, max_seq_length, layout.lower_case, &tokenizer_config)?;
+        let mut tokenizer = TextTokenizer::load(&root, max_seq_length, layout.lower_case, &tokenizer_config)?;
+        if layout.word_table {
+            tokenizer = tokenizer.without_special_tokens();
+        }
         check_vocabulary(&root, &tokenizer, &architecture)?;
         let mut tokenizer_files = Vec::new();
         for name in TOKENIZER_FILES {
@@ -181,17 +190,17 @@ impl ModelFiles {
         if let Some(map) = config.as_object_mut() {
             map.remove("torch_dtype");
             map.insert("dtype".into(), json!("float32"));
-            let class = match self.config["model_type"].as_str() {
-                Some("roberta") => "RobertaModel",
-                Some("xlm-roberta") => "XLMRobertaModel",
-                Some("camembert") => "CamembertModel",
-                _ => "BertModel",
-            };
+            let class = Architecture::class(self.config["model_type"].as_str().unwrap_or_default());
             map.insert("architectures".into(), json!([class]));
         }
-        write("config.json", &pretty(&config))?;
+        // A table of static embeddings has a folder of its own, without config.json.
+        let own_place = if self.layout.word_table { folder.join(WORD_TABLE) } else { folder.to_path_buf() };
+        if !self.layout.word_table {
+            write("config.json", &pretty(&config))?;
+        }
         for (name, content) in &self.tokenizer_files {
-            write(name, content)?;
+            let path = own_place.join(name);
+            atomic::write(&path, content).map_err(|e| ModelError::io(&path, e))?;
         }
         for (name, content) in self.layout.files(self.architecture.hidden_size(), self.max_seq_length) {
             write(&name, &pretty(&content))?;
@@ -218,7 +227,7 @@ impl ModelFiles {
         for (path, tensors) in dense {
             weights::write(&folder.join(path).join("model.safetensors"), &tensors)?;
         }
-        weights::write(&folder.join("model.safetensors"), &own)
+        weights::write(&own_place.join("model.safetensors"), &self.architecture.stored(own)?)
     }
 
     /// The `Dense` module that a tensor belongs to, and its name there.
@@ -236,16 +245,15 @@ impl ModelFiles {
 }
 
 fn check_vocabulary(root: &Path, tokenizer: &TextTokenizer, architecture: &Architecture) -> Result<(), ModelError> {
-    let Architecture::Bert(config) = architecture;
+    let vocabulary = architecture.spec().vocab_size;
     let size = tokenizer.inner().get_vocab_size(true);
     let highest = tokenizer.inner().get_vocab(true).into_values().max().unwrap_or(0) as usize;
-    if highest >= config.vocab_size {
+    if highest >= vocabulary {
         return Err(ModelError::file(
             &root.join("tokenizer.json"),
             format!(
-                "its {size} tokens have ids up to {highest}, config.json has vocab_size {}: tokenizer and weights are not \
-                 of one model",
-                config.vocab_size
+                "its {size} tokens have ids up to {highest}, config.json has vocab_size {vocabulary}: tokenizer and \
+                 weights are not of one model"
             ),
         ));
     }

@@ -14,8 +14,10 @@ use crate::nn::pooling::PoolingMode;
 /// What follows the transformer, and how texts are prepared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
-    /// Folder of the transformer, relative to the model's; usually empty.
+    /// Folder of the transformer, or of the table of static embeddings, relative to the model's; usually empty.
     pub transformer: String,
+    /// A table of word vectors and nothing else (`StaticEmbedding`, Model2Vec): texts are the mean of their tokens'.
+    pub word_table: bool,
     /// Pooling modes; more than one are concatenated.
     pub pooling: Vec<PoolingMode>,
     /// Whether the prompt's tokens take part in pooling.
@@ -33,6 +35,9 @@ pub struct Layout {
     /// No `modules.json`: mean pooling was assumed.
     pub assumed: bool,
 }
+
+/// Folder that a table of static embeddings is written to.
+pub(super) const WORD_TABLE: &str = "0_StaticEmbedding";
 
 /// A module after pooling.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +82,7 @@ impl Layout {
     pub fn mean_pooling() -> Self {
         Self {
             transformer: String::new(),
+            word_table: false,
             pooling: vec![PoolingMode::Mean],
             include_prompt: true,
             heads: Vec::new(),
@@ -108,12 +114,17 @@ impl Layout {
             }
             match kind.rsplit('.').next().unwrap_or_default() {
                 "Transformer" => layout.read_transformer(folder, place)?,
+                "StaticEmbedding" => {
+                    layout.transformer = place.trim_matches('.').to_string();
+                    (layout.word_table, layout.pooling) = (true, vec![PoolingMode::Mean]);
+                }
                 "Pooling" => layout.read_pooling(&folder.join(place).join("config.json"))?,
                 "Normalize" => layout.heads.push(HeadSpec::Normalize),
                 "Dense" => layout.heads.push(read_dense(&folder.join(place).join("config.json"), place)?),
                 other => {
                     let message = format!(
-                        "module `{other}` is not supported; those supported are Transformer, Pooling, Dense, Normalize"
+                        "module `{other}` is not supported; those supported are Transformer, StaticEmbedding, Pooling, Dense, \
+                         Normalize"
                     );
                     return Err(ModelError::file(&path, message));
                 }
@@ -184,10 +195,13 @@ impl Layout {
 
     /// The files of this layout but for weights and tokenizer, as (path, content).
     pub fn files(&self, hidden: usize, max_seq_length: usize) -> Vec<(String, Value)> {
-        let mut modules = vec![
-            ("".to_string(), "Transformer", None),
-            ("1_Pooling".to_string(), "Pooling", Some(self.pooling_config(hidden))),
-        ];
+        let mut modules = match self.word_table {
+            true => vec![(WORD_TABLE.to_string(), "StaticEmbedding", None)],
+            false => vec![
+                ("".to_string(), "Transformer", None),
+                ("1_Pooling".to_string(), "Pooling", Some(self.pooling_config(hidden))),
+            ],
+        };
         for (i, head) in self.heads.iter().enumerate() {
             modules.push(match head {
                 HeadSpec::Normalize => (format!("{}_Normalize", i + 2), "Normalize", None),
@@ -199,7 +213,8 @@ impl Layout {
                         "activation_function": match activation {
                             Activation::Tanh => "torch.nn.modules.activation.Tanh",
                             Activation::Relu => "torch.nn.modules.activation.ReLU",
-                            Activation::Gelu => "torch.nn.modules.activation.GELU",
+                            Activation::Gelu | Activation::GeluTanh => "torch.nn.modules.activation.GELU",
+                            Activation::Silu => "torch.nn.modules.activation.SiLU",
                             Activation::None => "torch.nn.modules.linear.Identity",
                         },
                     })),
@@ -216,10 +231,6 @@ impl Layout {
         let mut files: Vec<(String, Value)> = vec![
             ("modules.json".into(), Value::Array(listed)),
             (
-                "sentence_bert_config.json".into(),
-                json!({"max_seq_length": max_seq_length, "do_lower_case": self.lower_case}),
-            ),
-            (
                 "config_sentence_transformers.json".into(),
                 json!({
                     "__version__": {"sentence_transformers": "3.0.0", "transformers": "4.41.0", "pytorch": "2.3.0"},
@@ -228,6 +239,10 @@ impl Layout {
                 }),
             ),
         ];
+        if !self.word_table {
+            let config = json!({"max_seq_length": max_seq_length, "do_lower_case": self.lower_case});
+            files.push(("sentence_bert_config.json".into(), config));
+        }
         for (path, _, config) in modules {
             if let Some(config) = config {
                 files.push((format!("{path}/config.json"), config));
@@ -266,9 +281,10 @@ fn read_dense(path: &Path, place: &str) -> Result<HeadSpec, ModelError> {
         "Identity" => Activation::None,
         "ReLU" => Activation::Relu,
         "GELU" => Activation::Gelu,
+        "SiLU" => Activation::Silu,
         _ => {
             let message =
-                format!("activation_function `{name}` is not known; those known are Tanh, Identity, ReLU, GELU");
+                format!("activation_function `{name}` is not known; those known are Tanh, Identity, ReLU, GELU, SiLU");
             return Err(ModelError::file(path, message));
         }
     };

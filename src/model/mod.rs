@@ -1,11 +1,11 @@
 //! Embedding models: folders in and out, tokenizer, architecture, pooling and heads.
 
 pub mod architecture;
-pub mod bert;
 pub mod decoder;
 pub mod embedder;
 mod error;
 pub mod files;
+pub mod layers;
 pub mod layout;
 pub mod parameters;
 pub mod prompts;

@@ -17,6 +17,7 @@ use crate::nn::embedding::Table;
 use crate::nn::layer_norm::LayerNorm;
 use crate::nn::linear::{Linear, LowRank};
 use crate::nn::quantized::{Int8, Quantized, Weight};
+use crate::nn::rms_norm::RmsNorm;
 
 /// Which of a model's own weights are trained.
 pub type Trainable<'a> = &'a dyn Fn(&str) -> bool;
@@ -164,11 +165,14 @@ impl<'a> Parameters<'a> {
         self.finish_linear(module, weight, Some(bias))
     }
 
-    /// A linear layer of the encoder without bias.
+    /// A linear layer of the encoder, with bias or without.
     ///
     /// # Errors
     /// As [`Self::linear`].
-    pub fn linear_no_bias(&self, module: &str, inputs: usize, outputs: usize) -> Result<Linear, ModelError> {
+    pub fn linear_with(&self, module: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, ModelError> {
+        if bias {
+            return self.linear(module, inputs, outputs);
+        }
         let weight = self.weight(&format!("{module}.weight"), outputs, inputs)?;
         self.finish_linear(module, weight, None)
     }
@@ -233,6 +237,27 @@ impl<'a> Parameters<'a> {
             bias: self.tensor(&format!("{module}.bias"), &[hidden])?,
             eps,
         })
+    }
+
+    /// As [`Self::layer_norm`], with a bias or without.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn layer_norm_with(&self, module: &str, hidden: usize, eps: f64, bias: bool) -> Result<LayerNorm, ModelError> {
+        if bias {
+            return self.layer_norm(module, hidden, eps);
+        }
+        let weight = self.tensor(&format!("{module}.weight"), &[hidden])?;
+        let bias = weight.zeros_like()?.detach();
+        Ok(LayerNorm { weight, bias, eps })
+    }
+
+    /// An RMSNorm `module` over `hidden` values, whose scale is its weight or 1 more.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    pub fn rms_norm(&self, module: &str, hidden: usize, eps: f64, plus_one: bool) -> Result<RmsNorm, ModelError> {
+        Ok(RmsNorm { weight: self.tensor(&format!("{module}.weight"), &[hidden])?, eps, plus_one })
     }
 
     /// Ends the reading.

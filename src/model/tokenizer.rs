@@ -16,6 +16,8 @@ pub struct TextTokenizer {
     inner: Tokenizer,
     max_length: usize,
     lower_case: bool,
+    /// Whether special tokens are added.
+    special: bool,
 }
 
 impl TextTokenizer {
@@ -55,7 +57,7 @@ impl TextTokenizer {
         inner
             .with_truncation(Some(TruncationParams { max_length, ..Default::default() }))
             .map_err(|e| ModelError::Tokenizer(format!("max_seq_length {max_length}: {e}")))?;
-        Ok(Self { inner, max_length, lower_case })
+        Ok(Self { inner, max_length, lower_case, special: true })
     }
 
     /// The same with another limit.
@@ -63,7 +65,13 @@ impl TextTokenizer {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_max_length(&self, max_length: usize) -> Result<Self, ModelError> {
-        Self::new(self.inner.clone(), max_length, self.lower_case)
+        Ok(Self { special: self.special, ..Self::new(self.inner.clone(), max_length, self.lower_case)? })
+    }
+
+    /// The same, adding no special tokens.
+    #[must_use]
+    pub fn without_special_tokens(self) -> Self {
+        Self { special: false, ..self }
     }
 
     /// Most tokens of a text, special ones counted.
@@ -83,7 +91,8 @@ impl TextTokenizer {
                 if self.lower_case { text.to_lowercase() } else { text }
             })
             .collect();
-        let encodings = self.inner.encode_batch_fast(inputs, true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let encodings =
+            self.inner.encode_batch_fast(inputs, self.special).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
@@ -96,7 +105,8 @@ impl TextTokenizer {
         if prompt.is_empty() {
             return Ok(0);
         }
-        let encoding = self.inner.encode_fast(prompt, true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let encoding =
+            self.inner.encode_fast(prompt, self.special).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         let closes = encoding.get_special_tokens_mask().last() == Some(&1);
         Ok(encoding.get_ids().len() - usize::from(closes))
     }

@@ -57,12 +57,37 @@ fn read_safetensors(path: &Path) -> Result<Weights, ModelError> {
     Ok(weights)
 }
 
+/// Whole numbers of a safetensors file's tensor, where it has it.
+///
+/// # Errors
+/// Where the file is damaged, or the tensor is of another type.
+pub fn read_integers(path: &Path, name: &str) -> Result<Option<Vec<i64>>, ModelError> {
+    let bytes = std::fs::read(path).map_err(|e| ModelError::io(path, e))?;
+    let parsed = SafeTensors::deserialize(&bytes).map_err(|e| {
+        ModelError::file(path, format!("not a whole safetensors file ({e}): copy or download it again"))
+    })?;
+    let Ok(view) = parsed.tensor(name) else { return Ok(None) };
+    let data = view.data();
+    let values = match view.dtype() {
+        Dtype::I64 => {
+            data.chunks_exact(8).map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect()
+        }
+        Dtype::I32 => data.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
+        other => {
+            return Err(ModelError::file(path, format!("tensor `{name}` is of type {other:?}: must be i32 or i64")));
+        }
+    };
+    Ok(Some(values))
+}
+
 fn to_tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor, ModelError> {
     let data = view.data();
     let values: Vec<f32> = match view.dtype() {
         Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::F16 => data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         Dtype::BF16 => data.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        // Model2Vec's smallest files; their scale goes with the unit length.
+        Dtype::I8 => data.iter().map(|b| f32::from(*b as i8)).collect(),
         Dtype::F64 => data
             .chunks_exact(8)
             .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
@@ -152,16 +177,15 @@ pub fn write_any(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), 
     atomic::write(path, &bytes).map_err(|e| ModelError::io(path, e))
 }
 
-/// Brings a checkpoint's names to those of the bare encoder: strips `bert.`, `roberta.`, `model.` …, and renames the
-/// `gamma` and `beta` of old TensorFlow conversions.
-pub fn canonical(weights: Weights) -> Weights {
-    const ANCHOR: &str = "embeddings.word_embeddings.weight";
-    let prefix = weights.keys().find_map(|name| name.strip_suffix(ANCHOR).map(str::to_string)).unwrap_or_default();
+/// Brings a checkpoint's names to those of the bare encoder, by the word table's name there: strips what stands before it (`bert.`, `model.` …),
+/// leaves out what has another beginning, and renames the `gamma` and `beta` of old TensorFlow conversions.
+pub fn canonical(weights: Weights, word_table: &str) -> Weights {
+    let prefix = weights.keys().find_map(|name| name.strip_suffix(word_table).map(str::to_string)).unwrap_or_default();
     weights
         .into_iter()
         .filter_map(|(name, tensor)| {
             // Heads of other objectives (`cls.`, `lm_head.`) are no part of the encoder.
-            let name = name.strip_prefix(&prefix)?;
+            let name = name.strip_prefix(&prefix).filter(|name| !name.starts_with("lm_head."))?;
             let name = match name.rsplit_once('.') {
                 Some((module, "gamma")) => format!("{module}.weight"),
                 Some((module, "beta")) => format!("{module}.bias"),

@@ -1,14 +1,15 @@
-//! Multi-head attention over packed sequences (Vaswani et al. 2017).
+//! Multi-head attention over packed sequences (Vaswani et al. 2017): with fewer heads of keys and values (Ainslie et al. 2023), causal or
+//! not, in a window (Beltagy et al. 2020), with a bias by distance (Raffel et al. 2020).
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::dropout::TokenDropout;
-use super::kernel::attention::{self as kernel, Head, Rule, Scratch};
+use super::kernel::attention::{self as kernel, Bias, Head, Part, Query, Rule, Scratch};
 use super::kernel::parallel::{self, Disjoint};
-use super::storage::{output, unset, values, with_values};
+use super::storage::{output, unset, values, with_values, zeros};
 
 const NAME: &str = "packed-attention";
 
@@ -19,10 +20,16 @@ thread_local! {
 /// How a layer attends. A plain number stands for that many heads that see all tokens, without dropout.
 #[derive(Debug, Clone, Default)]
 pub struct Heads {
-    /// Their number; divides the hidden size.
+    /// Their number.
     pub count: usize,
+    /// Heads of keys and values, which divides `count`; 0 for as many as there are of queries.
+    pub key_values: usize,
     /// Whether a token sees itself and those before it alone.
     pub causal: bool,
+    /// The farthest token that one sees, before and after it; none sees all.
+    pub window: Option<usize>,
+    /// Factor of the scores; by default 1/√depth.
+    pub scale: Option<f32>,
     /// Dropout on the attention weights.
     pub dropout: Option<TokenDropout>,
 }
@@ -30,6 +37,24 @@ pub struct Heads {
 impl From<usize> for Heads {
     fn from(count: usize) -> Self {
         Self { count, ..Self::default() }
+    }
+}
+
+impl Heads {
+    /// Heads of keys and values.
+    pub fn key_values(&self) -> usize {
+        if self.key_values == 0 { self.count } else { self.key_values }
+    }
+
+    /// Factor of the scores for heads of `depth` values.
+    pub fn scale(&self, depth: usize) -> f32 {
+        self.scale.unwrap_or(1.0 / (depth as f32).sqrt())
+    }
+
+    /// The farthest tokens that one sees, before it and after it.
+    pub fn reach(&self) -> (usize, usize) {
+        let window = self.window.unwrap_or(usize::MAX);
+        (window, if self.causal { 0 } else { window })
     }
 }
 
@@ -45,88 +70,169 @@ pub fn attention(
     cu_seqlens: &Arc<Vec<usize>>,
     heads: impl Into<Heads>,
 ) -> Result<Tensor> {
+    let heads = heads.into();
     let (tokens, hidden) = q.dims2()?;
-    if k.dims() != q.dims() || v.dims() != q.dims() {
+    if k.dims() != v.dims() || k.dims2()?.0 != tokens {
         bail!("{NAME}: q {:?}, k {:?} and v {:?} differ", q.dims(), k.dims(), v.dims());
     }
-    let op = PackedAttention::new(cu_seqlens, tokens, heads.into(), hidden)?;
+    if k.dims() != q.dims() {
+        return joint_attention(&Tensor::cat(&[q, k, v], 1)?, cu_seqlens, heads, None);
+    }
+    let op = PackedAttention::new(cu_seqlens, tokens, heads, 3 * hidden, None)?;
     if !q.device().is_cpu() {
-        return super::composed::attention(q, k, v, cu_seqlens, op.heads);
+        return super::composed::attention(q, k, v, cu_seqlens, op.heads, None);
     }
     q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
 }
 
-/// As [`attention`], with q, k and v side by side in one tensor, `[tokens, 3 * hidden]`.
+/// As [`attention`], with q, k and v side by side in one tensor, `[tokens, (count + 2 key_values) depth]`, and what is added to the scores
+/// by the distance of the key from the query, `[count, 2 n − 1]`: column `n − 1` is that of the token itself, those before it
+/// are of keys before it; no sequence may be longer than `n`. The result is `[tokens, count depth]`.
 ///
 /// # Errors
-/// As [`attention`].
-pub fn joint_attention(qkv: &Tensor, cu_seqlens: &Arc<Vec<usize>>, heads: impl Into<Heads>) -> Result<Tensor> {
+/// As [`attention`]; where a sequence is longer than the bias allows.
+pub fn joint_attention(
+    qkv: &Tensor,
+    cu_seqlens: &Arc<Vec<usize>>,
+    heads: impl Into<Heads>,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let heads = heads.into();
     let (tokens, width) = qkv.dims2()?;
-    let hidden = width / 3;
-    if !width.is_multiple_of(3) {
-        bail!("{NAME}: {width} columns are not q, k and v");
-    }
-    let op = PackedAttention::new(cu_seqlens, tokens, heads.into(), hidden)?;
+    let op = PackedAttention::new(cu_seqlens, tokens, heads, width, bias)?;
     if !qkv.device().is_cpu() {
-        let part = |i: usize| qkv.narrow(1, i * hidden, hidden)?.contiguous();
-        return super::composed::attention(&part(0)?, &part(1)?, &part(2)?, cu_seqlens, op.heads);
+        let (queries, keys) = (op.heads.count * op.depth, op.heads.key_values() * op.depth);
+        let part = |from: usize, width: usize| qkv.narrow(1, from, width)?.contiguous();
+        let (q, k, v) = (part(0, queries)?, part(queries, keys)?, part(queries + keys, keys)?);
+        return super::composed::attention(&q, &k, &v, cu_seqlens, op.heads, bias);
     }
-    qkv.contiguous()?.apply_op1(op)
+    match bias {
+        Some(bias) => qkv.contiguous()?.apply_op2(&bias.contiguous()?, op),
+        None => qkv.contiguous()?.apply_op1(op),
+    }
 }
 
 struct PackedAttention {
     cu_seqlens: Arc<Vec<usize>>,
     heads: Heads,
-    hidden: usize,
+    depth: usize,
+    /// Sequence lengths that the bias is for, 0 without one.
+    reach: usize,
+}
+
+/// Where the rows of q, k and v are in the slices given, and the values between them.
+#[derive(Clone, Copy)]
+struct Rows {
+    strides: [usize; 2],
 }
 
 impl PackedAttention {
-    fn new(cu_seqlens: &Arc<Vec<usize>>, tokens: usize, heads: Heads, hidden: usize) -> Result<Self> {
+    /// `width` values a token: q, k and v together.
+    fn new(
+        cu_seqlens: &Arc<Vec<usize>>,
+        tokens: usize,
+        heads: Heads,
+        width: usize,
+        bias: Option<&Tensor>,
+    ) -> Result<Self> {
         let bounds = cu_seqlens.first() == Some(&0) && cu_seqlens.last() == Some(&tokens) && cu_seqlens.is_sorted();
-        if heads.count == 0 || !hidden.is_multiple_of(heads.count) || !bounds {
-            let count = heads.count;
-            bail!("{NAME}: {tokens} tokens of {hidden} values do not fit {count} heads and the sequence bounds");
+        let (count, key_values) = (heads.count, heads.key_values());
+        let parts = count + 2 * key_values;
+        if count == 0 || !width.is_multiple_of(parts) || !count.is_multiple_of(key_values) || !bounds {
+            bail!(
+                "{NAME}: {tokens} tokens of {width} values do not fit {count} + 2 x {key_values} heads and the bounds"
+            );
         }
         if let Some(dropout) = &heads.dropout {
             dropout.check(tokens)?;
         }
-        Ok(Self { cu_seqlens: cu_seqlens.clone(), heads, hidden })
+        let longest = cu_seqlens.windows(2).map(|b| b[1] - b[0]).max().unwrap_or(0);
+        let reach = match bias {
+            Some(bias) => match bias.dims() {
+                [rows, columns] if *rows == count && columns % 2 == 1 && columns.div_ceil(2) >= longest => {
+                    columns.div_ceil(2)
+                }
+                dims => bail!("{NAME}: bias {dims:?} does not fit {count} heads and sequences of {longest} tokens"),
+            },
+            None => 0,
+        };
+        Ok(Self { cu_seqlens: cu_seqlens.clone(), heads, depth: width / parts, reach })
     }
 
-    /// Every (sequence, head), in order, in tensors whose rows are `stride` values apart.
-    fn head(&self, unit: usize, stride: usize) -> Head {
-        let (s, h) = (unit / self.heads.count, unit % self.heads.count);
+    /// Rows of head `h` of sequence `s`, `stride` values apart.
+    fn head(&self, s: usize, h: usize, stride: usize) -> Head {
         let (start, end) = (self.cu_seqlens[s], self.cu_seqlens[s + 1]);
-        let depth = self.hidden / self.heads.count;
-        Head { offset: start * stride + h * depth, n: end - start, stride, depth, scale: 1.0 / (depth as f32).sqrt() }
+        let (depth, scale) = (self.depth, self.heads.scale(self.depth));
+        Head { offset: start * stride + h * depth, n: end - start, stride, depth, scale }
     }
 
-    /// What the queries of a (sequence, head) see, and their dropout.
-    fn rule(&self, unit: usize) -> Rule<'_> {
-        let (s, h) = (unit / self.heads.count, unit % self.heads.count);
+    /// What the queries of a head of a sequence see, and their dropout.
+    fn rule<'a>(&'a self, s: usize, h: usize, bias: &'a [f32]) -> Rule<'a> {
         let dropout = self.heads.dropout.as_ref().map(|dropout| {
             let (mask, places) = dropout.parts();
             (mask.stream(h), &places[self.cu_seqlens[s]..self.cu_seqlens[s + 1]])
         });
-        Rule { causal: self.heads.causal, dropout }
+        let (before, after) = self.heads.reach();
+        let columns = self.columns();
+        let bias =
+            (self.reach > 0).then(|| Bias { values: &bias[h * columns..(h + 1) * columns], zero: self.reach - 1 });
+        Rule { before, after, bias, dropout }
     }
 
-    fn units(&self) -> usize {
-        (self.cu_seqlens.len() - 1) * self.heads.count
+    /// Columns of the bias.
+    fn columns(&self) -> usize {
+        (2 * self.reach).saturating_sub(1)
     }
-}
 
-impl PackedAttention {
-    /// q, k and v have rows `stride` values apart; the result is `[tokens, hidden]`.
-    fn forward(&self, [q, k, v]: [&[f32]; 3], stride: usize) -> Vec<f32> {
-        let tokens = self.cu_seqlens.last().copied().unwrap_or_default();
+    fn sequences(&self) -> usize {
+        self.cu_seqlens.len() - 1
+    }
+
+    fn hidden(&self) -> usize {
+        self.heads.count * self.depth
+    }
+
+    /// Query heads of a head of keys.
+    fn group(&self) -> usize {
+        self.heads.count / self.heads.key_values()
+    }
+
+    /// q, k and v in tensors of their own.
+    fn apart(&self) -> Rows {
+        Rows { strides: [self.hidden(), self.heads.key_values() * self.depth] }
+    }
+
+    /// q, k and v side by side.
+    fn joint(&self) -> Rows {
+        let width = (self.heads.count + 2 * self.heads.key_values()) * self.depth;
+        Rows { strides: [width, width] }
+    }
+
+    /// The three inputs of rows side by side; the last rows end before the slices do.
+    fn parts<'a>(&self, qkv: &'a [f32]) -> [&'a [f32]; 3] {
+        self.columns_of().map(|column| qkv.get(column..).unwrap_or_default())
+    }
+
+    /// First columns of q, k and v side by side.
+    fn columns_of(&self) -> [usize; 3] {
+        let keys = self.heads.key_values() * self.depth;
+        [0, self.hidden(), self.hidden() + keys]
+    }
+
+    /// The result, `[tokens, hidden]`.
+    fn forward(&self, [q, k, v]: [&[f32]; 3], rows: Rows, bias: &[f32]) -> Vec<f32> {
+        let (tokens, hidden, count) =
+            (self.cu_seqlens.last().copied().unwrap_or_default(), self.hidden(), self.heads.count);
         // SAFETY: the units cover every token (`cu_seqlens` runs from 0 to their number) and every head.
-        let mut out = unsafe { unset(tokens * self.hidden) };
+        let mut out = unsafe { unset(tokens * hidden) };
         let shared = Disjoint::new(&mut out);
-        parallel::over(self.units(), |unit| {
-            let (head, to, rule) = (self.head(unit, stride), self.head(unit, self.hidden), self.rule(unit));
+        let group = self.group();
+        parallel::over(self.sequences() * count, |unit| {
+            let (s, h) = (unit / count, unit % count);
+            let [head, keys] = [self.head(s, h, rows.strides[0]), self.head(s, h / group, rows.strides[1])];
+            let to = self.head(s, h, hidden);
             SCRATCH.with_borrow_mut(|scratch| {
-                kernel::forward(q, k, v, head, rule, scratch, &mut |row, values| {
+                kernel::forward(q, k, v, head, keys, self.rule(s, h, bias), scratch, &mut |row, values| {
                     // SAFETY: rows and heads of different units do not overlap.
                     unsafe { shared.range(to.offset + row * to.stride, to.depth) }.copy_from_slice(values);
                 });
@@ -135,26 +241,63 @@ impl PackedAttention {
         out
     }
 
-    /// Writes the gradients by q, k and v to where `targets` has their rows, `stride` values apart as the inputs'.
+    /// Writes the gradients by q, k and v to where `targets` has their rows, laid out as the inputs', from the columns given
+    /// on; gives that by the bias if it is asked for.
     fn backward(
         &self,
         [q, k, v]: [&[f32]; 3],
-        out: &[f32],
-        dout: &[f32],
-        stride: usize,
+        [out, dout]: [&[f32]; 2],
+        rows: Rows,
         targets: [(Disjoint<'_>, usize); 3],
-    ) {
-        parallel::over(self.units(), |unit| {
-            let (head, result, rule) = (self.head(unit, stride), self.head(unit, self.hidden), self.rule(unit));
+        bias: &[f32],
+        bias_gradient: bool,
+    ) -> Vec<f32> {
+        let (group, key_values, hidden) = (self.group(), self.heads.key_values(), self.hidden());
+        let columns = if bias_gradient { self.columns() } else { 0 };
+        // A sum for each sequence and head; added up in their order, so that the result does not depend on the threads.
+        let mut sums = zeros(self.sequences() * self.heads.count * columns);
+        let shared = Disjoint::new(&mut sums);
+        parallel::over(self.sequences() * key_values, |unit| {
+            let (s, kv) = (unit / key_values, unit % key_values);
+            let keys = self.head(s, kv, rows.strides[1]);
+            let mut queries: Vec<Query<'_>> = (kv * group..(kv + 1) * group)
+                .map(|h| Query {
+                    head: self.head(s, h, rows.strides[0]),
+                    result: self.head(s, h, hidden),
+                    rule: self.rule(s, h, bias),
+                    // SAFETY: a range for each sequence and head.
+                    bias_gradient: (columns > 0)
+                        .then(|| unsafe { shared.range((s * self.heads.count + h) * columns, columns) }),
+                })
+                .collect();
+            let offsets: Vec<usize> = queries.iter().map(|query| query.head.offset).collect();
             SCRATCH.with_borrow_mut(|scratch| {
-                kernel::backward(q, k, v, head, rule, out, dout, result, scratch, &mut |part, row, values| {
+                kernel::backward(q, k, v, keys, &mut queries, out, dout, scratch, &mut |part, g, row, values| {
                     let (target, column) = targets[part as usize];
+                    let start = match part {
+                        Part::Query => offsets[g] + row * rows.strides[0],
+                        Part::Key | Part::Value => keys.offset + row * rows.strides[1],
+                    };
                     // SAFETY: rows and heads of different units do not overlap.
-                    unsafe { target.range(column + head.offset + row * head.stride, head.depth) }
-                        .copy_from_slice(values);
+                    unsafe { target.range(column + start, self.depth) }.copy_from_slice(values);
                 });
             });
         });
+        let mut total = zeros(self.heads.count * columns);
+        for part in sums.chunks_exact((self.heads.count * columns).max(1)) {
+            total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+        }
+        total
+    }
+
+    /// The gradient by q, k and v side by side, and that by the bias if it is asked for.
+    fn joint_backward(&self, [qkv, out, dout, bias]: [&[f32]; 4], bias_gradient: bool) -> (Vec<f32>, Vec<f32>) {
+        // SAFETY: the units cover every token and every head of all three.
+        let mut gradient = unsafe { unset(qkv.len()) };
+        let shared = Disjoint::new(&mut gradient);
+        let targets = self.columns_of().map(|column| (shared, column));
+        let sums = self.backward(self.parts(qkv), [out, dout], self.joint(), targets, bias, bias_gradient);
+        (gradient, sums)
     }
 }
 
@@ -173,7 +316,7 @@ impl CustomOp3 for PackedAttention {
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let qkv = [values(NAME, s1, l1)?, values(NAME, s2, l2)?, values(NAME, s3, l3)?];
-        Ok(output(self.forward(qkv, self.hidden), l1.shape().clone()))
+        Ok(output(self.forward(qkv, self.apart(), &[]), l1.shape().clone()))
     }
 
     fn bwd(
@@ -186,18 +329,13 @@ impl CustomOp3 for PackedAttention {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         with_values(NAME, [q, k, v, out, dout], |[qs, ks, vs, outs, douts]| {
             // SAFETY: the units cover every token and every head.
-            let (mut dq, mut dk, mut dv) = unsafe { (unset(qs.len()), unset(qs.len()), unset(qs.len())) };
+            let (mut dq, mut dk, mut dv) = unsafe { (unset(qs.len()), unset(ks.len()), unset(vs.len())) };
             let targets = [&mut dq, &mut dk, &mut dv].map(|d| (Disjoint::new(d), 0));
-            self.backward([qs, ks, vs], outs, douts, self.hidden, targets);
-            let tensor = |data| Tensor::from_vec(data, q.shape(), q.device()).map(Some);
-            Ok((tensor(dq)?, tensor(dk)?, tensor(dv)?))
+            self.backward([qs, ks, vs], [outs, douts], self.apart(), targets, &[], false);
+            let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
+            Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
         })
     }
-}
-
-/// The three inputs that stand side by side in rows of `3 * hidden`; the last rows end before the slices do.
-fn side_by_side(qkv: &[f32], hidden: usize) -> [&[f32]; 3] {
-    [0, 1, 2].map(|i| qkv.get(i * hidden..).unwrap_or_default())
 }
 
 impl CustomOp1 for PackedAttention {
@@ -206,18 +344,40 @@ impl CustomOp1 for PackedAttention {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let qkv = side_by_side(values(NAME, storage, layout)?, self.hidden);
-        Ok(output(self.forward(qkv, 3 * self.hidden), (layout.shape().dims()[0], self.hidden)))
+        let qkv = self.parts(values(NAME, storage, layout)?);
+        Ok(output(self.forward(qkv, self.joint(), &[]), (layout.shape().dims()[0], self.hidden())))
     }
 
     fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
         with_values(NAME, [qkv, out, dout], |[inputs, outs, douts]| {
-            // SAFETY: the units cover every token and every head of all three.
-            let mut gradient = unsafe { unset(inputs.len()) };
-            let shared = Disjoint::new(&mut gradient);
-            let targets = [0, 1, 2].map(|i| (shared, i * self.hidden));
-            self.backward(side_by_side(inputs, self.hidden), outs, douts, 3 * self.hidden, targets);
+            let (gradient, _) = self.joint_backward([inputs, outs, douts, &[]], false);
             Tensor::from_vec(gradient, qkv.shape(), qkv.device()).map(Some)
+        })
+    }
+}
+
+impl CustomOp2 for PackedAttention {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let qkv = self.parts(values(NAME, s1, l1)?);
+        let out = self.forward(qkv, self.joint(), values(NAME, s2, l2)?);
+        Ok(output(out, (l1.shape().dims()[0], self.hidden())))
+    }
+
+    fn bwd(
+        &self,
+        qkv: &Tensor,
+        bias: &Tensor,
+        out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        with_values(NAME, [qkv, out, dout, bias], |inputs| {
+            let (gradient, sums) = self.joint_backward(inputs, bias.track_op());
+            let dbias = if bias.track_op() { Some(Tensor::from_vec(sums, bias.shape(), bias.device())?) } else { None };
+            Ok((Some(Tensor::from_vec(gradient, qkv.shape(), qkv.device())?), dbias))
         })
     }
 }

@@ -6,47 +6,99 @@ use std::sync::Arc;
 use candle_core::{D, DType, IndexOp, Result, Tensor};
 
 use super::PackedBatch;
+use super::activation::Activation;
 use super::attention::Heads;
 use super::embedding::{Embedding, Table};
 use super::linear::Linear;
 use super::pooling::PoolingMode;
+use super::rms_norm::RmsNorm;
+use super::rotary::{Angles, QueryKey};
 
 /// Softmax over the last dimension.
-fn softmax(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
     shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
 }
 
-/// See [`super::attention::attention`].
+/// See [`super::attention::attention`] and [`super::attention::joint_attention`].
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     cu_seqlens: &Arc<Vec<usize>>,
     heads: impl Into<Heads>,
+    bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (_, hidden) = q.dims2()?;
-    let Heads { count, causal, dropout } = heads.into();
-    let depth = hidden / count;
+    let heads = heads.into();
+    let (count, key_values) = (heads.count, heads.key_values());
+    let (depth, group) = (hidden / count, count / key_values);
+    let (before, after) = heads.reach();
     let mut outs = Vec::with_capacity(cu_seqlens.len());
     for bounds in cu_seqlens.windows(2) {
         let n = bounds[1] - bounds[0];
         if n == 0 {
             continue;
         }
-        let part = |x: &Tensor| x.narrow(0, bounds[0], n)?.reshape((n, count, depth))?.transpose(0, 1)?.contiguous();
-        let mut scores = (part(q)?.matmul(&part(k)?.t()?.contiguous()?)? / (depth as f64).sqrt())?;
-        if causal {
-            let after: Vec<f32> = (0..n * n).map(|i| if i % n > i / n { f32::NEG_INFINITY } else { 0.0 }).collect();
-            scores = scores.broadcast_add(&Tensor::from_vec(after, (n, n), q.device())?.to_dtype(q.dtype())?)?;
+        let part = |x: &Tensor, heads: usize| {
+            x.narrow(0, bounds[0], n)?.reshape((n, heads, depth))?.transpose(0, 1)?.contiguous()
+        };
+        // Every head of keys and values as often as there are queries of it.
+        let shared = |x: &Tensor| {
+            let owners: Vec<u32> = (0..count as u32).map(|h| h / group as u32).collect();
+            part(x, key_values)?.index_select(&Tensor::new(owners, x.device())?, 0)
+        };
+        let (keys, values) = if group == 1 { (part(k, count)?, part(v, count)?) } else { (shared(k)?, shared(v)?) };
+        let mut scores = (part(q, count)?.matmul(&keys.t()?.contiguous()?)? * f64::from(heads.scale(depth)))?;
+        if let Some(bias) = bias {
+            let zero = bias.dims2()?.1 / 2;
+            let distances: Vec<u32> = (0..n * n).map(|i| (zero + i % n - i / n) as u32).collect();
+            let added = bias.index_select(&Tensor::new(distances, bias.device())?, 1)?;
+            scores = (scores + added.reshape((count, n, n))?)?;
+        }
+        let hidden = |i: usize| {
+            let (row, key) = (i / n, i % n);
+            row > key && row - key > before || key > row && key - row > after
+        };
+        if (0..n * n).any(hidden) {
+            let mask: Vec<f32> = (0..n * n).map(|i| if hidden(i) { f32::NEG_INFINITY } else { 0.0 }).collect();
+            scores = scores.broadcast_add(&Tensor::from_vec(mask, (n, n), q.device())?.to_dtype(q.dtype())?)?;
         }
         let mut weights = softmax(&scores)?;
-        if let Some(dropout) = &dropout {
+        if let Some(dropout) = &heads.dropout {
             weights = weights.mul(&dropout.head_factors(bounds[0], n, count, &weights)?)?;
         }
-        outs.push(weights.matmul(&part(v)?)?.transpose(0, 1)?.reshape((n, hidden))?);
+        outs.push(weights.matmul(&values)?.transpose(0, 1)?.reshape((n, count * depth))?);
     }
     if outs.is_empty() { q.zeros_like() } else { Tensor::cat(&outs, 0) }
+}
+
+/// See [`super::rms_norm::RmsNorm::forward`].
+pub fn rms_norm(x: &Tensor, scale: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(scale)
+}
+
+/// See [`QueryKey::forward`].
+pub fn query_key(qkv: &Tensor, layer: &QueryKey, positions: &[u32], angles: &Angles) -> Result<Tensor> {
+    let (tokens, _) = qkv.dims2()?;
+    let (depth, half) = (layer.depth(), layer.depth() / 2);
+    let (cos, sin) = angles.tensors(positions, half, qkv)?;
+    let (cos, sin) = (cos.unsqueeze(1)?, sin.unsqueeze(1)?);
+    let prepared = |from: usize, heads: usize, norm: Option<&RmsNorm>| {
+        let mut x = qkv.narrow(1, from * depth, heads * depth)?.reshape((tokens, heads, depth))?;
+        if let Some(norm) = norm {
+            x = rms_norm(&x, &norm.scale()?, norm.eps)?;
+        }
+        let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Tensor::cat(&[first, second], 2)?.reshape((tokens, heads * depth))
+    };
+    let (heads, keys) = (layer.heads, layer.key_values);
+    let q = prepared(0, heads, layer.norms.as_ref().map(|(q, _)| q))?;
+    let k = prepared(heads, keys, layer.norms.as_ref().map(|(_, k)| k))?;
+    Tensor::cat(&[q, k, qkv.narrow(1, (heads + keys) * depth, keys * depth)?], 1)
 }
 
 /// See [`super::layer_norm::LayerNorm::forward`].
@@ -56,9 +108,16 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     centred.broadcast_div(&(variance + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
-/// See [`super::activation::Activation::Gelu`].
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+/// See [`Activation::forward`].
+pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::Gelu => x.gelu_erf(),
+        Activation::GeluTanh => x.gelu(),
+        Activation::Silu => x.silu(),
+        Activation::Tanh => x.tanh(),
+        Activation::Relu => x.relu(),
+        Activation::None => Ok(x.clone()),
+    }
 }
 
 /// See [`Linear::forward`].
@@ -97,7 +156,10 @@ pub fn embedding(tables: &Embedding, ids: &Arc<Vec<u32>>, positions: &Arc<Vec<u3
     };
     let positions = Tensor::new(positions.as_slice(), device)?;
     let sum = (word + tables.position.index_select(&positions, 0)?)?;
-    sum.broadcast_add(&tables.token_type.i(0)?)
+    match &tables.token_type {
+        Some(kinds) => sum.broadcast_add(&kinds.i(0)?),
+        None => Ok(sum),
+    }
 }
 
 /// See [`super::pooling::pool`].

@@ -140,7 +140,7 @@ impl TokenDropout {
     }
 
     /// What the attention weights of one sequence, `[heads, n, n]`, are multiplied with; its tokens are `start..start + n`.
-    pub(super) fn head_factors(&self, start: usize, n: usize, heads: usize, like: &Tensor) -> Result<Tensor> {
+    pub(crate) fn head_factors(&self, start: usize, n: usize, heads: usize, like: &Tensor) -> Result<Tensor> {
         let mut factors = vec![1f32; heads * n * n];
         for (i, row) in factors.chunks_exact_mut(n.max(1)).enumerate() {
             self.mask.stream(i / n).row(self.places[start + i % n]).apply_to(row);

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::parallel;
 use super::quantized::Int8;
@@ -64,8 +64,8 @@ pub struct Embedding {
     pub word: Table,
     /// `[positions, hidden]`.
     pub position: Tensor,
-    /// `[types, hidden]`; every token is of type 0.
-    pub token_type: Tensor,
+    /// `[types, hidden]`; every token is of type 0. Some architectures have none.
+    pub token_type: Option<Tensor>,
 }
 
 impl Embedding {
@@ -76,14 +76,9 @@ impl Embedding {
     pub fn forward(&self, ids: &Arc<Vec<u32>>, positions: &Arc<Vec<u32>>) -> Result<Tensor> {
         let (vocabulary, hidden) = self.word.shape()?;
         let (places, width) = self.position.dims2()?;
-        let (types, type_width) = self.token_type.dims2()?;
-        if width != hidden || type_width != hidden || types == 0 || ids.len() != positions.len() {
-            bail!(
-                "{NAME}: tables {:?}, {:?}, {:?} do not fit",
-                [vocabulary, hidden],
-                self.position.dims(),
-                self.token_type.dims()
-            );
+        let kinds = self.token_type.as_ref().map(Tensor::dims2).transpose()?;
+        if width != hidden || kinds.is_some_and(|(n, w)| n == 0 || w != hidden) || ids.len() != positions.len() {
+            bail!("{NAME}: tables {:?}, {:?}, {kinds:?} do not fit", [vocabulary, hidden], self.position.dims());
         }
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             bail!("{NAME}: token id {id} is outside the vocabulary of {vocabulary}");
@@ -95,11 +90,52 @@ impl Embedding {
             return super::composed::embedding(self, ids, positions);
         }
         let op = LookUp { ids: ids.clone(), positions: positions.clone() };
-        let (position, token_type) = (self.position.contiguous()?, self.token_type.contiguous()?);
+        let none = || Tensor::zeros((1, hidden), candle_core::DType::F32, self.position.device());
+        let token_type = self.token_type.as_ref().map_or_else(none, |kinds| kinds.contiguous())?;
+        let position = self.position.contiguous()?;
         match &self.word {
             Table::Dense(word) => word.contiguous()?.apply_op3(&position, &token_type, op),
             Table::Int8(word) => position.apply_op2(&token_type, Int8LookUp { word: word.clone(), op }),
         }
+    }
+}
+
+/// Rows `ids` of a table, `[tokens, hidden]`.
+///
+/// # Errors
+/// Where an id is outside the table.
+pub fn look_up(table: &Table, ids: &Arc<Vec<u32>>) -> Result<Tensor> {
+    let (rows, _) = table.shape()?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+        bail!("{NAME}: token id {id} is outside the vocabulary of {rows}");
+    }
+    match table {
+        Table::Dense(table) if table.device().is_cpu() => table.contiguous()?.apply_op1(Rows { ids: ids.clone() }),
+        Table::Dense(table) => table.index_select(&Tensor::new(ids.as_slice(), table.device())?, 0),
+        Table::Int8(table) => table.rows(ids, &candle_core::Device::Cpu),
+    }
+}
+
+struct Rows {
+    ids: Arc<Vec<u32>>,
+}
+
+impl CustomOp1 for Rows {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (table, width) = (values(NAME, storage, layout)?, layout.shape().dims()[1]);
+        let mut out = Vec::with_capacity(self.ids.len() * width);
+        for &id in self.ids.iter() {
+            out.extend_from_slice(&table[id as usize * width..][..width]);
+        }
+        Ok(output(out, (self.ids.len(), width)))
+    }
+
+    fn bwd(&self, table: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
+        LookUp::gradient(table, &self.ids, dout)
     }
 }
 

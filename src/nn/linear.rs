@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::activation::{Activation, gelu_in_place};
+use super::activation::Activation;
 use super::dora::{self, Scaled};
 use super::kernel::gemm::{Operand, multiply};
 use super::kernel::packed::{Packed, Start};
@@ -206,7 +206,7 @@ impl Linear {
     pub fn forward_activated(&self, x: &Tensor, activation: Activation, dropout_seed: Option<u64>) -> Result<Tensor> {
         let plain = self.lora.is_none() && x.device().is_cpu() && self.weight.on_cpu();
         let tracked = x.track_op() || self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op);
-        if plain && !tracked && activation == Activation::Gelu && x.dims2()?.1 == self.weight.shape()?.1 {
+        if plain && !tracked && activation.fuses() && x.dims2()?.1 == self.weight.shape()?.1 {
             return x.contiguous()?.apply_op1(self.frozen(activation));
         }
         activation.forward(&self.forward(x, dropout_seed)?)
@@ -294,11 +294,7 @@ fn affine(
     }
     let (x, weight) = (Operand::new(x, rows, inputs), Operand::new(weight, outputs, inputs).t());
     if let Some(prepared) = prepared {
-        let finish = |rows: &mut [f32]| {
-            if activation == Activation::Gelu {
-                gelu_in_place(rows);
-            }
-        };
+        let finish = |rows: &mut [f32]| activation.apply(rows);
         prepared.multiply(&mut out, bias.map_or(Start::Zero, Start::Row), 1.0, x, &finish);
         return out;
     }
@@ -309,9 +305,7 @@ fn affine(
                 row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
             }
         }
-        if activation == Activation::Gelu {
-            gelu_in_place(rows);
-        }
+        activation.apply(rows);
     });
     out
 }

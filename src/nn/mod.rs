@@ -22,6 +22,8 @@ pub mod linear_cross_entropy;
 pub mod normalize;
 pub mod pooling;
 pub mod quantized;
+pub mod rms_norm;
+pub mod rotary;
 mod storage;
 
 pub use batch::PackedBatch;

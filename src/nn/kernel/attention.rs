@@ -3,6 +3,8 @@
 //! The scores of a block (`[ROWS, keys]`) are all that is kept at a time, so memory grows with the length, not its square.
 //! The backward pass recomputes them.
 
+use std::ops::Range;
+
 use super::mask::Mask;
 use super::math::{exp_shifted, maximum};
 use super::simd::{Arith, LANES, dot, multiversion};
@@ -35,31 +37,84 @@ impl Head {
     }
 }
 
-/// Which keys a query sees, and what becomes of the weights that it gives them.
+/// Which keys a query sees, what is added to their scores, and what becomes of the weights that it gives them.
 #[derive(Clone, Copy)]
 pub struct Rule<'a> {
-    /// Keys after the query are left out.
-    pub causal: bool,
+    /// Keys before the query that it sees, at the most.
+    pub before: usize,
+    /// Keys after it.
+    pub after: usize,
+    /// Added to the scores by distance.
+    pub bias: Option<Bias<'a>>,
     /// Dropout on the weights: the head's mask, and the place of each query in it.
     pub dropout: Option<(Mask, &'a [u64])>,
 }
 
-impl Rule<'_> {
-    /// Keys that query `row` of `n` sees, from the first on.
+/// What a head adds to a score by the distance of the key from the query.
+#[derive(Clone, Copy)]
+pub struct Bias<'a> {
+    /// By distance, from the farthest key before the query to the farthest after it.
+    pub values: &'a [f32],
+    /// Index of distance 0; at least the length of the sequence less one.
+    pub zero: usize,
+}
+
+impl Bias<'_> {
+    /// Indices of what query `row` adds for the keys from `first` on, `count` of them.
     #[inline(always)]
-    fn visible(&self, row: usize, n: usize) -> usize {
-        if self.causal { row + 1 } else { n }
+    fn range(&self, row: usize, first: usize, count: usize) -> Range<usize> {
+        let start = self.zero + first - row;
+        start..start + count
+    }
+}
+
+impl Rule<'_> {
+    /// Keys that query `row` of `n` sees; itself among them.
+    #[inline(always)]
+    fn visible(&self, row: usize, n: usize) -> Range<usize> {
+        row.saturating_sub(self.before)..row.saturating_add(self.after).saturating_add(1).min(n)
     }
 
-    /// Drops weights of the block's first `rows` rows, query `first` and those after it.
+    /// What the queries `first..first + rows` see, from a register's boundary on; and the same filled up to registers.
     #[inline(always)]
-    fn drop(&self, first: usize, rows: usize, width: usize, weights: &mut [f32]) {
-        if let Some((mask, places)) = self.dropout {
-            for (row, place) in weights.chunks_exact_mut(width).zip(&places[first..first + rows]) {
-                mask.row(*place).apply_to(row);
+    fn seen(&self, first: usize, rows: usize, n: usize) -> (usize, usize, usize) {
+        let from = self.visible(first, n).start / LANES * LANES;
+        let keys = self.visible(first + rows - 1, n).end - from;
+        (from, keys, keys.next_multiple_of(LANES))
+    }
+
+    /// Adds the bias to the block's first `rows` rows, query `first` and those after it, for `keys` keys from `from` on.
+    #[inline(always)]
+    fn add(&self, first: usize, rows: usize, from: usize, keys: usize, width: usize, scores: &mut [f32]) {
+        if let Some(bias) = self.bias {
+            for (r, row) in scores.chunks_exact_mut(width).take(rows).enumerate() {
+                let values = &bias.values[bias.range(first + r, from, keys)];
+                row.iter_mut().zip(values).for_each(|(score, value)| *score += value);
             }
         }
     }
+
+    /// Drops weights of the block's first `rows` rows, query `first` and those after it, for the keys from `from` on.
+    #[inline(always)]
+    fn drop(&self, first: usize, rows: usize, from: usize, width: usize, weights: &mut [f32]) {
+        if let Some((mask, places)) = self.dropout {
+            for (row, place) in weights.chunks_exact_mut(width).zip(&places[first..first + rows]) {
+                mask.row(*place).apply_from(from as u32, row);
+            }
+        }
+    }
+}
+
+/// A head's queries in the backward pass.
+pub struct Query<'a> {
+    /// Where their rows are.
+    pub head: Head,
+    /// Where the result's rows are, and its gradient's.
+    pub result: Head,
+    /// What they see.
+    pub rule: Rule<'a>,
+    /// Where the gradient by the bias is added, as [`Bias::values`].
+    pub bias_gradient: Option<&'a mut [f32]>,
 }
 
 /// Reused buffers of a worker.
@@ -236,42 +291,56 @@ fn accumulate<A: Arith>(
     }
 }
 
-/// `exp(x - max)` of the first `visible(r)` values of each row, zero beyond, and 1 / their sum for each row.
+/// `exp(x - max)` of the values `visible(r)` of each row, zero elsewhere, and 1 / their sum for each row.
 #[inline(always)]
-fn exp_rows<A: Arith>(scores: &mut [f32], width: usize, rows: usize, visible: impl Fn(usize) -> usize) -> [f32; ROWS] {
+fn exp_rows<A: Arith>(
+    scores: &mut [f32],
+    width: usize,
+    rows: usize,
+    visible: impl Fn(usize) -> Range<usize>,
+) -> [f32; ROWS] {
     let mut factors = [0f32; ROWS];
     for (r, (row, factor)) in scores.chunks_exact_mut(width).zip(&mut factors).take(rows).enumerate() {
-        let n = visible(r);
+        let seen = visible(r);
         // Whole registers: what is beyond adds less than 2e-37 to a sum of at least 1.
-        row[n..].fill(f32::NEG_INFINITY);
+        row[..seen.start].fill(f32::NEG_INFINITY);
+        row[seen.end..].fill(f32::NEG_INFINITY);
         let shift = maximum(row);
         *factor = 1.0 / exp_shifted::<A>(row, shift);
-        row[n..].fill(0.0);
+        row[..seen.start].fill(0.0);
+        row[seen.end..].fill(0.0);
     }
     factors
 }
 
+/// The keys that row `r` of a block sees, counted from the block's first.
+#[inline(always)]
+fn within(rule: &Rule<'_>, row: usize, n: usize, from: usize) -> Range<usize> {
+    let seen = rule.visible(row, n);
+    seen.start - from..seen.end - from
+}
+
 multiversion! {
-    /// Forward: writes `dropout(softmax(scale q kᵀ)) v` (`[n, depth]` rows) through `write(row, values)`.
-    pub fn forward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, rule: Rule<'_>, scratch: &mut Scratch, write: &mut dyn FnMut(usize, &[f32])) {
+    /// Forward: writes `dropout(softmax(scale q kᵀ + bias)) v` (`[n, depth]` rows) through `write(row, values)`; `head` has the
+    /// rows of the queries, `keys` those of keys and values.
+    pub fn forward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, keys: Head, rule: Rule<'_>, scratch: &mut Scratch, write: &mut dyn FnMut(usize, &[f32])) {
         if head.n == 0 || head.depth == 0 {
             return;
         }
-        let (width, depth_width) = (head.padded_n(), head.padded_depth());
-        transpose_into(k, head, &mut scratch.keys_t);
-        let values = rows_of(v, head, &mut scratch.values);
-        for first in (0..head.n).step_by(ROWS) {
-            let rows = ROWS.min(head.n - first);
-            // Keys that some row of the block sees, and the same filled up to registers.
-            let keys = rule.visible(first + rows - 1, head.n);
-            let seen = keys.next_multiple_of(LANES);
+        let (n, width, depth_width) = (head.n, head.padded_n(), head.padded_depth());
+        transpose_into(k, keys, &mut scratch.keys_t);
+        let (values, value_stride) = rows_of(v, keys, &mut scratch.values);
+        for first in (0..n).step_by(ROWS) {
+            let rows = ROWS.min(n - first);
+            let (from, count, seen) = rule.seen(first, rows, n);
             let queries = block_of(q, head, first, &mut scratch.block);
             let scores = sized(&mut scratch.scores, ROWS * seen);
-            product::<A>(queries, (&scratch.keys_t, width), head.depth, seen, head.scale, scores);
-            let factors = exp_rows::<A>(scores, seen, rows, |r| rule.visible(first + r, head.n));
-            rule.drop(first, rows, seen, scores);
+            product::<A>(queries, (&scratch.keys_t[from..], width), head.depth, seen, head.scale, scores);
+            rule.add(first, rows, from, count, seen, scores);
+            let factors = exp_rows::<A>(scores, seen, rows, |r| within(&rule, first + r, n, from));
+            rule.drop(first, rows, from, seen, scores);
             let out = sized(&mut scratch.out, ROWS * depth_width);
-            product::<A>((scores, seen), values, keys, depth_width, 1.0, out);
+            product::<A>((scores, seen), (&values[from * value_stride..], value_stride), count, depth_width, 1.0, out);
             for r in 0..rows {
                 let out = &mut out[r * depth_width..][..head.depth];
                 out.iter_mut().for_each(|v| *v *= factors[r]);
@@ -293,71 +362,84 @@ pub enum Part {
 }
 
 multiversion! {
-    /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, row, values)`;
-    /// `out` is the forward result, `dout` its gradient, both laid out as `result` says.
-    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], head: Head, rule: Rule<'_>, out: &[f32], dout: &[f32], result: Head, scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, &[f32])) {
-        if head.n == 0 || head.depth == 0 {
+    /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, query, row, values)`; `keys`
+    /// has the rows of keys and values, `queries` the heads that attend to them, `out` is the forward result, `dout` its
+    /// gradient.
+    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], keys: Head, queries: &mut [Query<'_>], out: &[f32], dout: &[f32], scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, usize, &[f32])) {
+        if keys.n == 0 || keys.depth == 0 {
             return;
         }
-        let (width, depth_width, depth) = (head.padded_n(), head.padded_depth(), head.depth);
-        transpose_into(k, head, &mut scratch.keys_t);
-        transpose_into(v, head, &mut scratch.values_t);
-        let key_rows = rows_of(k, head, &mut scratch.keys);
-        zeroed(&mut scratch.dkeys, head.n * depth_width);
-        zeroed(&mut scratch.dvalues, head.n * depth_width);
-        for first in (0..head.n).step_by(ROWS) {
-            let rows = ROWS.min(head.n - first);
-            let keys = rule.visible(first + rows - 1, head.n);
-            let seen = keys.next_multiple_of(LANES);
-            let queries = block_of(q, head, first, &mut scratch.block);
-            let douts = block_of(dout, result, first, &mut scratch.block2);
-            let weights = sized(&mut scratch.scores, ROWS * seen);
-            product::<A>(queries, (&scratch.keys_t, width), depth, seen, head.scale, weights);
-            let factors = exp_rows::<A>(weights, seen, rows, |r| rule.visible(first + r, head.n));
-            for (row, factor) in weights.chunks_exact_mut(seen).zip(factors).take(rows) {
-                row.iter_mut().for_each(|v| *v *= factor);
-            }
-            // Rows past the end would add uniform weights: their probabilities must be zero.
-            weights[rows * seen..].fill(0.0);
-            let gradient = sized(&mut scratch.gradient, ROWS * seen);
-            product::<A>(douts, (&scratch.values_t, width), depth, seen, 1.0, gradient);
-            let shift = |r: usize| {
-                let start = result.offset + (first + r) * result.stride;
-                dot::<A>(&dout[start..][..depth], &out[start..][..depth])
-            };
-            if rule.dropout.is_none() {
-                accumulate::<A>((weights, seen), douts, keys, depth_width, &mut scratch.dvalues);
-                for r in 0..rows {
-                    let shift = shift(r);
-                    let (p, g) = (&weights[r * seen..][..seen], &mut gradient[r * seen..][..seen]);
-                    for (g, p) in g.iter_mut().zip(p) {
-                        *g = p * (*g - shift) * head.scale;
+        let (n, width, depth_width, depth) = (keys.n, keys.padded_n(), keys.padded_depth(), keys.depth);
+        transpose_into(k, keys, &mut scratch.keys_t);
+        transpose_into(v, keys, &mut scratch.values_t);
+        let (key_rows, key_stride) = rows_of(k, keys, &mut scratch.keys);
+        zeroed(&mut scratch.dkeys, n * depth_width);
+        zeroed(&mut scratch.dvalues, n * depth_width);
+        for (g, query) in queries.iter_mut().enumerate() {
+            let (head, result, rule) = (query.head, query.result, query.rule);
+            for first in (0..n).step_by(ROWS) {
+                let rows = ROWS.min(n - first);
+                let (from, count, seen) = rule.seen(first, rows, n);
+                let queries = block_of(q, head, first, &mut scratch.block);
+                let douts = block_of(dout, result, first, &mut scratch.block2);
+                let weights = sized(&mut scratch.scores, ROWS * seen);
+                product::<A>(queries, (&scratch.keys_t[from..], width), depth, seen, head.scale, weights);
+                rule.add(first, rows, from, count, seen, weights);
+                let factors = exp_rows::<A>(weights, seen, rows, |r| within(&rule, first + r, n, from));
+                for (row, factor) in weights.chunks_exact_mut(seen).zip(factors).take(rows) {
+                    row.iter_mut().for_each(|v| *v *= factor);
+                }
+                // Rows past the end would add uniform weights: their probabilities must be zero.
+                weights[rows * seen..].fill(0.0);
+                let gradient = sized(&mut scratch.gradient, ROWS * seen);
+                product::<A>(douts, (&scratch.values_t[from..], width), depth, seen, 1.0, gradient);
+                let shift = |r: usize| {
+                    let start = result.offset + (first + r) * result.stride;
+                    dot::<A>(&dout[start..][..depth], &out[start..][..depth])
+                };
+                let dvalues = &mut scratch.dvalues[from * depth_width..];
+                if rule.dropout.is_none() {
+                    accumulate::<A>((weights, seen), douts, count, depth_width, dvalues);
+                    for r in 0..rows {
+                        let shift = shift(r);
+                        let (p, g) = (&weights[r * seen..][..seen], &mut gradient[r * seen..][..seen]);
+                        for (g, p) in g.iter_mut().zip(p) {
+                            *g = p * (*g - shift) * head.scale;
+                        }
+                    }
+                } else {
+                    let dropped = sized(&mut scratch.dropped, ROWS * seen);
+                    dropped.copy_from_slice(weights);
+                    rule.drop(first, rows, from, seen, dropped);
+                    accumulate::<A>((dropped, seen), douts, count, depth_width, dvalues);
+                    for r in 0..rows {
+                        let shift = shift(r);
+                        let row = r * seen..(r + 1) * seen;
+                        for ((g, p), d) in gradient[row.clone()].iter_mut().zip(&weights[row.clone()]).zip(&dropped[row]) {
+                            *g = (d * *g - p * shift) * head.scale;
+                        }
                     }
                 }
-            } else {
-                let dropped = sized(&mut scratch.dropped, ROWS * seen);
-                dropped.copy_from_slice(weights);
-                rule.drop(first, rows, seen, dropped);
-                accumulate::<A>((dropped, seen), douts, keys, depth_width, &mut scratch.dvalues);
-                for r in 0..rows {
-                    let shift = shift(r);
-                    let row = r * seen..(r + 1) * seen;
-                    for ((g, p), d) in gradient[row.clone()].iter_mut().zip(&weights[row.clone()]).zip(&dropped[row]) {
-                        *g = (d * *g - p * shift) * head.scale;
+                gradient[rows * seen..].fill(0.0);
+                if let (Some(target), Some(bias)) = (query.bias_gradient.as_deref_mut(), rule.bias) {
+                    // The bias is added after the scale.
+                    let factor = 1.0 / head.scale;
+                    for (r, row) in gradient.chunks_exact(seen).take(rows).enumerate() {
+                        let target = &mut target[bias.range(first + r, from, count)];
+                        target.iter_mut().zip(row).for_each(|(t, g)| *t += g * factor);
                     }
                 }
-            }
-            gradient[rows * seen..].fill(0.0);
-            accumulate::<A>((gradient, seen), queries, keys, depth_width, &mut scratch.dkeys);
-            let dq = sized(&mut scratch.out, ROWS * depth_width);
-            product::<A>((gradient, seen), key_rows, keys, depth_width, 1.0, dq);
-            for r in 0..rows {
-                write(Part::Query, first + r, &dq[r * depth_width..][..depth]);
+                accumulate::<A>((gradient, seen), queries, count, depth_width, &mut scratch.dkeys[from * depth_width..]);
+                let dq = sized(&mut scratch.out, ROWS * depth_width);
+                product::<A>((gradient, seen), (&key_rows[from * key_stride..], key_stride), count, depth_width, 1.0, dq);
+                for r in 0..rows {
+                    write(Part::Query, g, first + r, &dq[r * depth_width..][..depth]);
+                }
             }
         }
-        for j in 0..head.n {
-            write(Part::Key, j, &scratch.dkeys[j * depth_width..][..depth]);
-            write(Part::Value, j, &scratch.dvalues[j * depth_width..][..depth]);
+        for j in 0..n {
+            write(Part::Key, 0, j, &scratch.dkeys[j * depth_width..][..depth]);
+            write(Part::Value, 0, j, &scratch.dvalues[j * depth_width..][..depth]);
         }
     }
 }

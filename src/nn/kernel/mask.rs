@@ -59,8 +59,14 @@ impl Row {
     /// [`Self::apply`] to the values of columns 0, 1, ….
     #[inline(always)]
     pub fn apply_to(self, values: &mut [f32]) {
+        self.apply_from(0, values);
+    }
+
+    /// [`Self::apply`] to the values of column `first` and those after it.
+    #[inline(always)]
+    pub fn apply_from(self, first: u32, values: &mut [f32]) {
         for (column, value) in values.iter_mut().enumerate() {
-            *value = self.apply(column as u32, *value);
+            *value = self.apply(first + column as u32, *value);
         }
     }
 }

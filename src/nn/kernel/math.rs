@@ -1,4 +1,4 @@
-//! `exp`, `erf` and GELU on `f32`, written so that they vectorise, with errors near rounding.
+//! `exp`, `erf` and activations on `f32`, written so that they vectorise, with errors near rounding.
 
 use super::simd::{Arith, LANES};
 
@@ -58,6 +58,43 @@ pub fn gelu_derivative<A: Arith>(x: f32) -> f32 {
     let cdf = 0.5 * (1.0 + erf::<A>(x * std::f32::consts::FRAC_1_SQRT_2));
     let pdf = 0.398_942_3 * exp::<A>(-0.5 * x * x);
     A::fma(x, pdf, cdf)
+}
+
+/// 1 / (1 + e^−x).
+#[inline(always)]
+pub fn sigmoid<A: Arith>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<A>(-x))
+}
+
+/// SiLU(x) = x σ(x) (Elfwing et al. 2018).
+#[inline(always)]
+pub fn silu<A: Arith>(x: f32) -> f32 {
+    x * sigmoid::<A>(x)
+}
+
+/// SiLU'(x) = σ(x) (1 + x (1 − σ(x))).
+#[inline(always)]
+pub fn silu_derivative<A: Arith>(x: f32) -> f32 {
+    let s = sigmoid::<A>(x);
+    s * A::fma(x, 1.0 - s, 1.0)
+}
+
+/// 2 √(2/π), the factor of [`gelu_tanh`]'s argument.
+const GELU_SCALE: f32 = 1.595_769_1;
+const GELU_CUBIC: f32 = 0.044_715;
+
+/// GELU by tanh, x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))) (Hendrycks and Gimpel 2016), as x σ(2 √(2/π) (x + 0.044715 x³)).
+#[inline(always)]
+pub fn gelu_tanh<A: Arith>(x: f32) -> f32 {
+    x * sigmoid::<A>(GELU_SCALE * A::fma(GELU_CUBIC * x * x, x, x))
+}
+
+/// The derivative of [`gelu_tanh`].
+#[inline(always)]
+pub fn gelu_tanh_derivative<A: Arith>(x: f32) -> f32 {
+    let s = sigmoid::<A>(GELU_SCALE * A::fma(GELU_CUBIC * x * x, x, x));
+    let slope = GELU_SCALE * A::fma(3.0 * GELU_CUBIC * x, x, 1.0);
+    A::fma(x * s * (1.0 - s), slope, s)
 }
 
 /// `x_i = exp(x_i - shift)`, and their sum.
@@ -125,6 +162,33 @@ mod tests {
             let x = i as f32 * 0.01;
             let want = statrs::function::erf::erf(x as f64);
             assert!((erf::<Fused>(x) as f64 - want).abs() < 4e-7, "erf({x})");
+        }
+    }
+
+    #[test]
+    fn sigmoids_equal_std_and_their_derivatives_are_slopes() {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let silu_of = |x: f64| x * sigmoid(x);
+        let tanh_of =
+            |x: f64| 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh());
+        let slope = |f: &dyn Fn(f64) -> f64, x: f64| (f(x + 1e-5) - f(x - 1e-5)) / 2e-5;
+        for i in -2_000..2_000 {
+            let x = i as f64 * 0.01;
+            let near = |got: f32, want: f64| (f64::from(got) - want).abs() < 1e-6 * want.abs().max(1.0);
+            assert!(near(silu::<Fused>(x as f32), silu_of(x)), "silu({x})");
+            assert!(near(gelu_tanh::<Fused>(x as f32), tanh_of(x)), "gelu_tanh({x})");
+            assert!(near(silu_derivative::<Fused>(x as f32), slope(&silu_of, x)), "silu'({x})");
+            assert!(
+                (f64::from(gelu_tanh_derivative::<Fused>(x as f32)) - slope(&tanh_of, x)).abs() < 4e-6,
+                "gelu_tanh'({x})"
+            );
+        }
+        for x in [-1e4f32, -200.0, 200.0, 1e4] {
+            for value in
+                [silu::<Fused>(x), gelu_tanh::<Fused>(x), silu_derivative::<Fused>(x), gelu_tanh_derivative::<Fused>(x)]
+            {
+                assert!(value.is_finite(), "at {x}");
+            }
         }
     }
 

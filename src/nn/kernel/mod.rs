@@ -10,6 +10,7 @@ pub mod math;
 pub mod packed;
 pub mod parallel;
 pub mod precision;
+pub mod rms_norm;
 pub mod simd;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod split;

@@ -1,0 +1,164 @@
+//! Attention of DeBERTa (He et al. 2021): content and position have projections of their own, and a score is the sum of content to content,
+//! content to position and position to content. Composed of candle's operations for each sequence, so its memory grows with the
+//! square of a sequence's length.
+
+use candle_core::Tensor;
+
+use super::pass::{Pass, Place};
+use crate::nn::composed::softmax;
+use crate::nn::linear::Linear;
+
+/// Projections of queries, keys and values.
+#[derive(Debug)]
+pub enum Content {
+    /// By one layer without bias, whose rows are by head: query, key and value of head 0, then of head 1 …; queries and values have a
+    /// bias of their own, `[hidden]` (DeBERTa v1).
+    ByHead {
+        /// `[hidden → 3 hidden]`.
+        joint: Linear,
+        /// Added to queries.
+        query_bias: Tensor,
+        /// Added to values.
+        value_bias: Tensor,
+    },
+    /// By three layers (v2).
+    Separate {
+        /// `[hidden → hidden]`.
+        query: Linear,
+        /// The same.
+        key: Linear,
+        /// The same.
+        value: Linear,
+    },
+}
+
+/// A projection of the positions' table.
+#[derive(Debug)]
+pub enum PositionProjection {
+    /// Scores of this kind are not added.
+    None,
+    /// The layer's own projection of content (`share_att_key`).
+    Shared,
+    /// A layer of its own.
+    Own(Linear),
+}
+
+/// Disentangled attention.
+#[derive(Debug)]
+pub struct Disentangled {
+    /// Of content.
+    pub content: Content,
+    /// Positions as keys: content to position.
+    pub position_key: PositionProjection,
+    /// Positions as queries: position to content.
+    pub position_query: PositionProjection,
+    /// Heads.
+    pub heads: usize,
+    /// Which row of the positions' table a distance has.
+    pub rows: Rows,
+    /// `[hidden → hidden]`.
+    pub output: Linear,
+}
+
+/// From a distance to a row of the positions' table, `[2 half]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rows {
+    /// Distances (or buckets) farther than this share a row.
+    pub half: usize,
+    /// Distances are put into buckets that widen; the largest distance for that.
+    pub buckets: Option<usize>,
+}
+
+impl Rows {
+    /// The row for a query `distance` tokens after the key.
+    pub fn row(&self, distance: i64) -> usize {
+        let half = self.half as i64;
+        let distance = match self.buckets {
+            Some(largest) => self.bucket(distance, largest),
+            None => distance,
+        };
+        (distance + half).clamp(0, 2 * half - 1) as usize
+    }
+
+    /// `make_log_bucket_position` of transformers' DeBERTa v2, in `f32` as there.
+    fn bucket(&self, distance: i64, largest: usize) -> i64 {
+        let middle = (self.half / 2) as i64;
+        let far = distance.abs();
+        if far <= middle {
+            return distance;
+        }
+        let share = (far as f32 / middle as f32).ln() / ((largest as f32 - 1.0) / middle as f32).ln();
+        distance.signum() * (middle + (share * (middle - 1) as f32).ceil() as i64)
+    }
+}
+
+impl Disentangled {
+    /// `[tokens, hidden]` → the same; `table` has the positions' vectors, `[2 half, hidden]`.
+    ///
+    /// # Errors
+    /// Where the shapes do not fit.
+    pub fn forward(&self, x: &Tensor, pass: &Pass, table: Option<&Tensor>) -> candle_core::Result<Tensor> {
+        let (tokens, hidden) = x.dims2()?;
+        let (heads, depth) = (self.heads, hidden / self.heads);
+        let split = |x: Tensor| x.reshape(((), heads, depth));
+        let (q, k, v) = match &self.content {
+            Content::ByHead { joint, query_bias, value_bias } => {
+                let all = joint.forward(x, pass.adapter_seed(0))?.reshape((tokens, heads, 3 * depth))?;
+                let bias = |b: &Tensor| b.reshape((heads, depth));
+                let part = |i: usize| all.narrow(2, i * depth, depth);
+                (part(0)?.broadcast_add(&bias(query_bias)?)?, part(1)?, part(2)?.broadcast_add(&bias(value_bias)?)?)
+            }
+            Content::Separate { query, key, value } => (
+                split(query.forward(x, pass.adapter_seed(0))?)?,
+                split(key.forward(x, pass.adapter_seed(1))?)?,
+                split(value.forward(x, pass.adapter_seed(2))?)?,
+            ),
+        };
+        let positions = |projection: &PositionProjection, place: u64| match (projection, table, &self.content) {
+            (PositionProjection::None, ..) | (_, None, _) => Ok(None),
+            (PositionProjection::Own(linear), Some(table), _) => {
+                split(linear.forward(table, pass.adapter_seed(place))?).map(Some)
+            }
+            (PositionProjection::Shared, Some(table), Content::Separate { query, key, .. }) => {
+                let linear = if place == 21 { key } else { query };
+                split(linear.forward(table, pass.adapter_seed(place))?).map(Some)
+            }
+            (PositionProjection::Shared, ..) => Ok(None),
+        };
+        let (pk, pq) = (positions(&self.position_key, 21)?, positions(&self.position_query, 22)?);
+        let kinds = 1 + usize::from(pk.is_some()) + usize::from(pq.is_some());
+        let scale = 1.0 / ((depth * kinds) as f64).sqrt();
+        let dropout = pass.weights(Place::Weights)?;
+        let by_head = |x: &Tensor| x.transpose(0, 1)?.contiguous();
+        let (pk, pq) = (pk.as_ref().map(by_head).transpose()?, pq.as_ref().map(by_head).transpose()?);
+        let mut outs = Vec::with_capacity(pass.cu_seqlens.len());
+        for bounds in pass.cu_seqlens.windows(2) {
+            let (start, n) = (bounds[0], bounds[1] - bounds[0]);
+            if n == 0 {
+                continue;
+            }
+            let part = |x: &Tensor| by_head(&x.narrow(0, start, n)?);
+            let (q, k, v) = (part(&q)?, part(&k)?, part(&v)?);
+            let mut scores = q.matmul(&k.t()?.contiguous()?)?;
+            // Row r, column c: query r and key c, or the other way round.
+            let rows = |sign: i64| -> candle_core::Result<Tensor> {
+                let of = |i: usize| self.rows.row(sign * ((i / n) as i64 - (i % n) as i64)) as u32;
+                let indices: Vec<u32> = (0..n * n).map(of).collect();
+                Tensor::from_vec(indices, (1, n, n), x.device())?.broadcast_as((heads, n, n))?.contiguous()
+            };
+            if let Some(pk) = &pk {
+                scores = (scores + q.matmul(&pk.t()?.contiguous()?)?.gather(&rows(1)?, 2)?)?;
+            }
+            if let Some(pq) = &pq {
+                scores = (scores + k.matmul(&pq.t()?.contiguous()?)?.gather(&rows(-1)?, 2)?.transpose(1, 2)?)?;
+            }
+            let mut weights = softmax(&(scores * scale)?)?;
+            if let Some(dropout) = &dropout {
+                weights = weights.mul(&dropout.head_factors(start, n, heads, &weights)?)?;
+            }
+            outs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((n, hidden))?);
+        }
+        let context = if outs.is_empty() { x.zeros_like()? } else { Tensor::cat(&outs, 0)? };
+        self.output.forward(&context, pass.adapter_seed(3))
+    }
+}
