@@ -44,6 +44,7 @@ impl Adapter {
         if delta.dims() != weight.dims() {
             bail!("the adapter's `{module}` gives {:?}, the base has {:?}", delta.dims(), weight.dims());
         }
+        let weight = &weight.to_dtype(candle_core::DType::F32)?;
         let whole = (weight + delta)?;
         match &part.magnitude {
             Some(magnitude) => {
@@ -77,7 +78,7 @@ impl Adapter {
         for (module, part) in &adapter.modules {
             let (Some(magnitude), Some(low_rank)) = (&part.magnitude, adapter.low_rank(module)) else { continue };
             let Some(weight) = weights.get(&format!("{module}.weight")) else { continue };
-            let norms = dora::norms(&Weight::Dense(weight.clone()), &low_rank)?;
+            let norms = dora::norms(&Weight::Dense(weight.to_dtype(candle_core::DType::F32)?), &low_rank)?;
             let (norms, magnitude) = (norms.to_vec1::<f32>()?, magnitude.to_vec1::<f32>()?);
             if norms.len() != magnitude.len() || norms.iter().zip(&magnitude).any(|(n, m)| (n - m).abs() > SAME * n) {
                 return Ok(false);

@@ -34,6 +34,9 @@ pub struct Args {
     /// Use the model's prompt of this side.
     #[arg(long, value_enum)]
     side: Option<SideArgument>,
+    /// Keep the first DIM values of an embedding (Matryoshka; default: all, or `truncate_dim` of the model's folder).
+    #[arg(long, value_name = "DIM", value_parser = clap::value_parser!(u32).range(1..))]
+    truncate_dim: Option<u32>,
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -62,7 +65,11 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let encoded = crate::encode::encode(&embedder, &texts, &prompt, &|done| bar.set_position(done as u64))?;
     let seconds = start.elapsed().as_secs_f64();
     bar.finish_and_clear();
-    atomic::write(&args.output, &to_npy(&encoded.embeddings))
+    let files = embedder.files();
+    let dim = args.truncate_dim.map(|dim| dim as usize).or(files.layout.truncate_dim);
+    inputs::check_dim(files, dim)?;
+    let embeddings = dim.map_or_else(|| encoded.embeddings.clone(), |dim| encoded.embeddings.columns(dim));
+    atomic::write(&args.output, &to_npy(&embeddings))
         .with_context(|| format!("{}: cannot be written", args.output.display()))?;
     let rate = encoded.tokens as f64 / seconds.max(1e-9);
     print(&match args.format {

@@ -164,3 +164,17 @@ pub fn texts(path: &Path) -> anyhow::Result<Vec<String>> {
     }
     Ok(texts)
 }
+
+/// Whether an embedding of the model has `dim` values.
+///
+/// # Errors
+/// Where it has fewer.
+pub fn check_dim(files: &ModelFiles, dim: Option<usize>) -> anyhow::Result<()> {
+    let has = files.embedding_size();
+    match dim {
+        Some(dim) if dim > has => {
+            anyhow::bail!(super::Misuse(format!("truncate_dim {dim}: {} embeds to {has} values", files.path.display())))
+        }
+        _ => Ok(()),
+    }
+}

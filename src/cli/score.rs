@@ -51,6 +51,11 @@ pub struct Args {
     /// Text put before every input, instead of the model's prompts; `{instruction}` stands for the task's instruction.
     #[arg(long)]
     prompt: Option<String>,
+    /// Score the first DIM values of each embedding (Matryoshka), for each DIM given, with the model run once (default: all values, or
+    /// `truncate_dim` of the model's folder).
+    #[arg(long, value_name = "DIM", num_args = 1.., value_delimiter = ',', conflicts_with = "embeddings",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    truncate_dim: Vec<u32>,
     /// The model's name in result files, ORG/NAME; the prompts that mteb registers for it are used.
     #[arg(long, value_name = "ORG/NAME")]
     model_name: Option<String>,
@@ -146,21 +151,53 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let facts = facts(&embedder);
     let prompts = |task: &str| encoder.prompts.borrow().get(task).cloned();
     let meta = meta.as_ref();
-    let scoring = Scoring { args, encoder: &encoder, meta, facts: &facts, prompts: &prompts, bar: &bar, quiet };
-    let mut board = scoring.all(&selection, model)?;
-    bar.finish_and_clear();
-    if encoder.truncated.get() > 0 {
-        board.notes.push(format!(
-            "{} texts were cut at the model's limit of {} tokens",
-            encoder.truncated.get(),
-            embedder.files().max_seq_length
-        ));
+    let files = embedder.files();
+    let mut dims: Vec<Option<usize>> = args.truncate_dim.iter().map(|dim| Some(*dim as usize)).collect();
+    if dims.is_empty() {
+        dims.push(files.layout.truncate_dim);
     }
-    board.notes.extend(encoder.unused_prompts());
-    board.prompts = encoder.prompts.borrow().clone();
+    dims.iter().try_for_each(|dim| inputs::check_dim(files, *dim))?;
+    let (several, mut boards) = (dims.len() > 1, Vec::new());
+    for dim in dims {
+        encoder.truncate(dim);
+        let scoring =
+            Scoring { args, encoder: &encoder, meta, facts: &facts, prompts: &prompts, bar: &bar, quiet, dim };
+        let mut board = scoring.all(&selection, model)?;
+        board.dim = dim;
+        if encoder.truncated.get() > 0 && boards.is_empty() {
+            board.notes.push(format!(
+                "{} texts were cut at the model's limit of {} tokens",
+                encoder.truncated.get(),
+                files.max_seq_length
+            ));
+        }
+        board.notes.extend(encoder.unused_prompts());
+        board.prompts = encoder.prompts.borrow().clone();
+        boards.push(board);
+    }
+    bar.finish_and_clear();
     let (hits, misses) = encoder.cache_hits();
     tracing::info!("embedding cache: {hits} found, {misses} encoded");
-    finish(args, &board)
+    if several { finish_all(args, &boards) } else { boards.iter().try_for_each(|board| finish(args, board)) }
+}
+
+/// Prints the boards of several dimensions: one table, a column each.
+fn finish_all(args: &Args, boards: &[Scoreboard]) -> anyhow::Result<()> {
+    print(&match args.format {
+        Format::Json => {
+            let all: Vec<Value> = boards.iter().map(Scoreboard::as_json).collect();
+            serde_json::to_string_pretty(&Value::Array(all))?
+        }
+        Format::Table => scoreboard::by_dimension(boards, false),
+        Format::Markdown => scoreboard::by_dimension(boards, true),
+    })?;
+    match boards.iter().find(|board| !board.failed.is_empty()) {
+        Some(board) => {
+            let all = board.failed.len() + board.scores.len();
+            bail!("{} of {all} tasks could not be scored:{}", board.failed.len(), reasons(&board.failed))
+        }
+        None => Ok(()),
+    }
 }
 
 fn precomputed(args: &Args, mut selection: Selection, folder: &std::path::Path, quiet: bool) -> anyhow::Result<()> {
@@ -178,7 +215,7 @@ fn precomputed(args: &Args, mut selection: Selection, folder: &std::path::Path, 
     });
     let bar = observer::bar(0, quiet);
     let (meta, facts) = (meta.as_ref(), &Map::new());
-    let scoring = Scoring { args, encoder: &encoder, meta, facts, prompts: &|_| None, bar: &bar, quiet };
+    let scoring = Scoring { args, encoder: &encoder, meta, facts, prompts: &|_| None, bar: &bar, quiet, dim: None };
     let board = scoring.all(&selection, &folder.display().to_string())?;
     bar.finish_and_clear();
     finish(args, &board)
@@ -249,6 +286,8 @@ struct Scoring<'a> {
     prompts: &'a dyn Fn(&str) -> Option<BTreeMap<&'static str, String>>,
     bar: &'a indicatif::ProgressBar,
     quiet: bool,
+    /// Values of an embedding that are scored, where not all are.
+    dim: Option<usize>,
 }
 
 impl Scoring<'_> {
@@ -330,6 +369,7 @@ impl Scoring<'_> {
         if args.seed != 42 {
             parts.push(format!("seed-{}", args.seed));
         }
+        parts.extend(self.dim.map(|dim| format!("dim-{dim}")));
         let prompt = args.prompt.as_ref().map(|text| fingerprint_of(text.as_bytes()));
         parts.extend(prompt.map(|print| format!("prompt-{}", print.chars().take(8).collect::<String>())));
         (!parts.is_empty()).then(|| parts.join("_"))
@@ -363,6 +403,9 @@ impl Scoring<'_> {
         }
         if let Some(limit) = self.args.limit {
             more.insert("limit".into(), json!(limit));
+        }
+        if let Some(dim) = self.dim {
+            more.insert("truncate_dim".into(), json!(dim));
         }
         if let Some(prompts) = (self.prompts)(&task.name) {
             more.insert("prompts".into(), json!(prompts));

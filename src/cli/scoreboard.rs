@@ -27,6 +27,8 @@ pub struct Scoreboard {
     pub split: Split,
     /// Rows at the most.
     pub limit: Option<u32>,
+    /// Values of an embedding that were scored, the first ones; none for all.
+    pub dim: Option<usize>,
     /// Whose draws.
     pub protocol: Protocol,
     /// The set of tasks that the means are over.
@@ -56,6 +58,7 @@ impl Default for Scoreboard {
             model: String::new(),
             split: Split::Test,
             limit: None,
+            dim: None,
             protocol: Protocol::default(),
             set: String::new(),
             tasks: Vec::new(),
@@ -115,11 +118,15 @@ impl Scoreboard {
         let types: Map<String, Value> = by_type.iter().map(|(kind, mean)| (kind.name().into(), json!(mean))).collect();
         let failed: Vec<Value> =
             self.failed.iter().map(|(name, error)| json!({"name": name, "error": error})).collect();
-        json!({
+        let mut document = json!({
             "model": self.model, "tasks": tasks, "failed": failed, "set": self.set, "tasks_in_set": self.tasks.len(),
             "mean_task": mean_task, "mean_task_type": mean_task_type, "type_means": types, "limit": self.limit,
             "protocol": protocol(self.protocol), "notes": self.notes, "peak_mb": super::peak_mb(),
-        })
+        });
+        if let (Some(dim), Some(map)) = (self.dim, document.as_object_mut()) {
+            map.insert("truncate_dim".into(), json!(dim));
+        }
+        document
     }
 
     fn task_json(&self, s: &Scores) -> Value {
@@ -201,6 +208,34 @@ impl Scoreboard {
         self.notes.iter().for_each(|note| out.push_str(&format!("Note: {note}.\n")));
         out
     }
+}
+
+/// The main scores of one model at several dimensions, a column each.
+pub fn by_dimension(boards: &[Scoreboard], markdown: bool) -> String {
+    let Some(first) = boards.first() else { return String::new() };
+    let text = |score: Option<f64>| score.map_or_else(|| "–".into(), |score| format!("{score:.4}"));
+    let dims = boards.iter().map(|board| board.dim.map_or_else(|| "all".into(), |dim| dim.to_string()));
+    let mut rows = vec![["Task", "Type"].map(String::from).into_iter().chain(dims).collect::<Vec<String>>()];
+    let mut row = |name: &str, kind: String, score: &dyn Fn(&Scoreboard) -> Option<f64>| {
+        rows.push([name.to_string(), kind].into_iter().chain(boards.iter().map(|board| text(score(board)))).collect());
+    };
+    for (name, kind) in &first.tasks {
+        row(name, kind.name().into(), &|board| board.score_of(name));
+    }
+    row("Mean (Task)", tasks(first.tasks.len()), &|board| board.means().over_tasks);
+    row("Mean (TaskType)", types(first.means().of_types.len()), &|board| board.means().over_types);
+    let numbers: Vec<usize> = (2..2 + boards.len()).collect();
+    let mut out = aligned(&rows, markdown, &numbers);
+    let limited = first.limit.map_or(String::new(), |n| format!("; at most {n} rows a split"));
+    out.push_str(&format!(
+        "\nMain scores of the first values of each embedding. Means over {} ({}), {} side, mteb 2.26 with {}{limited}.\n",
+        first.set,
+        tasks(first.tasks.len()),
+        first.split.name(),
+        first.protocol
+    ));
+    first.notes.iter().for_each(|note| out.push_str(&format!("Note: {note}.\n")));
+    out
 }
 
 /// A number of tasks in words.

@@ -451,7 +451,7 @@ pub(super) fn read_adapter(r: &Reader<'_>) -> Adapter {
         rank,
         alpha: a.number("alpha", "above 0", |v| v > 0.0).unwrap_or(2.0 * rank as f64),
         dropout: a.number("dropout", "from 0 to below 1", |v| (0.0..1.0).contains(&v)).unwrap_or(0.0),
-        targets: a.texts("targets").unwrap_or_else(|| vec!["query".into(), "value".into()]),
+        targets: a.texts("targets").unwrap_or_default(),
         rslora: a.flag("rslora").unwrap_or(false),
         dora: a.flag("dora").unwrap_or(false),
         rank_pattern: read_pattern(&a, "rank_pattern", |v| v.fract() == 0.0 && (1.0..=4_096.0).contains(&v))
@@ -460,7 +460,7 @@ pub(super) fn read_adapter(r: &Reader<'_>) -> Adapter {
             .collect(),
         alpha_pattern: read_pattern(&a, "alpha_pattern", |v| v > 0.0 && v.is_finite()),
     };
-    if lora.targets.is_empty() {
+    if lora.targets.is_empty() && a.node("targets").is_some_and(|n| n.value != Value::Null) {
         a.fault("targets", "must name at least one linear layer");
     }
     let adapter = if kind == "lora" {

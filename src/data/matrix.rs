@@ -49,6 +49,16 @@ impl Matrix {
         &mut self.data
     }
 
+    /// The first `cols` columns.
+    #[must_use]
+    pub fn columns(&self, cols: usize) -> Self {
+        if cols >= self.cols {
+            return self.clone();
+        }
+        let data = (0..self.rows).flat_map(|i| self.row(i)[..cols].iter().copied()).collect();
+        Self { rows: self.rows, cols, data }
+    }
+
     /// The rows named, in that order (repeats allowed).
     pub fn select(&self, rows: &[usize]) -> Self {
         let mut data = Vec::with_capacity(rows.len() * self.cols);

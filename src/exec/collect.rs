@@ -281,7 +281,10 @@ impl Engine<'_> {
                     },
                 ),
                 ("adapter.dropout", lora.dropout.to_string()),
-                ("adapter.targets", lora.targets.join(", ")),
+                (
+                    "adapter.targets",
+                    if lora.targets.is_empty() { "the architecture's own".into() } else { lora.targets.join(", ") },
+                ),
             ]),
         }
         all.into_iter().filter(|(key, _)| !varied(key)).map(|(k, v)| (k.to_string(), v)).collect()

@@ -57,6 +57,8 @@ pub struct ModelEncoder<'a> {
     rules: PromptRules,
     cache: Option<EmbeddingCache>,
     kept: RefCell<HashMap<(String, String), Vec<f32>>>,
+    /// Values of an embedding that tasks see, the first ones.
+    dim: Cell<Option<usize>>,
     /// Tokens that went through the model.
     pub tokens: Cell<usize>,
     /// Texts that were cut at the model's limit.
@@ -74,6 +76,7 @@ impl<'a> ModelEncoder<'a> {
             rules: PromptRules::default(),
             cache: None,
             kept: RefCell::default(),
+            dim: Cell::new(embedder.files().layout.truncate_dim),
             tokens: Cell::new(0),
             truncated: Cell::new(0),
             prompts: RefCell::default(),
@@ -92,6 +95,12 @@ impl<'a> ModelEncoder<'a> {
                 Err(ModelError::file(&path, message))
             }
         }
+    }
+
+    /// From now on tasks see the first `dim` values of an embedding (`truncate_dim` of sentence-transformers: not brought to unit
+    /// length anew); none for as many as the model's folder says. What was encoded is not encoded again.
+    pub fn truncate(&self, dim: Option<usize>) {
+        self.dim.set(dim.or(self.embedder.files().layout.truncate_dim));
     }
 
     /// With these rules for prompts.
@@ -228,7 +237,10 @@ impl TextEncoder for ModelEncoder<'_> {
             for i in same {
                 let rows: Vec<usize> = (start..start + parts[i].texts.len()).collect();
                 start += rows.len();
-                out[i] = all.select(&rows);
+                out[i] = match self.dim.get() {
+                    Some(dim) => all.select(&rows).columns(dim),
+                    None => all.select(&rows),
+                };
                 done[i] = true;
             }
         }

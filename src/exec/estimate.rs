@@ -236,7 +236,8 @@ fn checkpoint_bytes(config: &Config, base: &ModelFiles) -> (u64, u64) {
         None => weight_bytes(base),
         Some(lora) => {
             let layers = crate::train::run::linear_layers(base);
-            let on = |module: &str| lora.targets.iter().any(|target| crate::adapter::matches_target(module, target));
+            let targets = crate::train::run::adapter_targets(base, &lora.targets);
+            let on = |module: &str| targets.iter().any(|target| crate::adapter::matches_target(module, target));
             let sides: usize =
                 layers.iter().filter(|(m, _)| on(m)).map(|(_, (outputs, inputs))| outputs + inputs).sum();
             4 * (sides * lora.rank) as u64

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::check;
 use crate::model::weights::Weights;
@@ -41,7 +41,8 @@ impl Mean {
         }
         self.total += weight;
         for (name, tensor) in &model.weights {
-            let values = tensor.flatten_all()?.to_vec1::<f32>()?.into_iter().map(|value| weight * f64::from(value));
+            let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            let values = values.into_iter().map(|value| weight * f64::from(value));
             match self.sums.get_mut(name) {
                 Some(sums) => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
                 // Not added to zero, which would take the sign of a negative zero.

@@ -1,6 +1,6 @@
 //! Spherical linear interpolation (Shoemake 1985) of two models' weights.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{check, depth};
 use crate::model::weights::Weights;
@@ -93,7 +93,8 @@ pub fn models(
         }
         _ => None,
     };
-    let values = |t: &Tensor| -> Result<Vec<f32>, ModelError> { Ok(t.flatten_all()?.to_vec1::<f32>()?) };
+    let values =
+        |t: &Tensor| -> Result<Vec<f32>, ModelError> { Ok(t.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?) };
     let whole = if mode == Mode::Whole {
         let mut sums = (0.0, 0.0, 0.0);
         for (name, a) in &first.weights {

@@ -28,6 +28,8 @@ pub struct Layout {
     pub prompts: Prompts,
     /// Similarity that the model declares (`cosine`, `dot` …).
     pub similarity: String,
+    /// Values of an embedding that are used, the first ones, if the folder says (Matryoshka: Kusupati et al. 2022).
+    pub truncate_dim: Option<usize>,
     /// Most tokens of a text, if the folder says.
     pub max_seq_length: Option<usize>,
     /// Whether texts are lower-cased before tokenization.
@@ -88,6 +90,7 @@ impl Layout {
             heads: Vec::new(),
             prompts: Prompts::default(),
             similarity: "cosine".into(),
+            truncate_dim: None,
             max_seq_length: None,
             lower_case: false,
             assumed: true,
@@ -101,7 +104,13 @@ impl Layout {
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("modules.json");
         if !path.is_file() {
-            return Ok(Self::mean_pooling());
+            let config = read_optional(&folder.join("config.json"))?;
+            if config["model_type"].as_str() != Some("model2vec") {
+                return Ok(Self::mean_pooling());
+            }
+            let unit = config["normalize"].as_bool().unwrap_or(false);
+            let heads = if unit { vec![HeadSpec::Normalize] } else { Vec::new() };
+            return Ok(Self { word_table: true, assumed: false, heads, ..Self::mean_pooling() });
         }
         let modules = read_json(&path)?;
         let modules = modules.as_array().ok_or_else(|| ModelError::file(&path, "is not a list of modules"))?;
@@ -182,6 +191,18 @@ impl Layout {
             self.prompts.named = named.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_string()))).collect();
         }
         self.prompts.default_name = config["default_prompt_name"].as_str().map(String::from);
+        self.truncate_dim = match &config["truncate_dim"] {
+            Value::Null => None,
+            value => match value.as_u64() {
+                Some(dim) if dim > 0 => Some(dim as usize),
+                _ => {
+                    return Err(ModelError::file(
+                        path,
+                        format!("truncate_dim = {value}: must be a whole number from 1"),
+                    ));
+                }
+            },
+        };
         if let Some(similarity) = config["similarity_fn_name"].as_str() {
             self.similarity = similarity.to_string();
         }
@@ -228,17 +249,16 @@ impl Layout {
                 json!({"idx": i, "name": i.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}")})
             })
             .collect();
-        let mut files: Vec<(String, Value)> = vec![
-            ("modules.json".into(), Value::Array(listed)),
-            (
-                "config_sentence_transformers.json".into(),
-                json!({
-                    "__version__": {"sentence_transformers": "3.0.0", "transformers": "4.41.0", "pytorch": "2.3.0"},
-                    "prompts": self.prompts.named, "default_prompt_name": self.prompts.default_name,
-                    "similarity_fn_name": self.similarity,
-                }),
-            ),
-        ];
+        let mut options = json!({
+            "__version__": {"sentence_transformers": "3.0.0", "transformers": "4.41.0", "pytorch": "2.3.0"},
+            "prompts": self.prompts.named, "default_prompt_name": self.prompts.default_name,
+            "similarity_fn_name": self.similarity,
+        });
+        if let (Some(dim), Some(options)) = (self.truncate_dim, options.as_object_mut()) {
+            options.insert("truncate_dim".into(), json!(dim));
+        }
+        let mut files: Vec<(String, Value)> =
+            vec![("modules.json".into(), Value::Array(listed)), ("config_sentence_transformers.json".into(), options)];
         if !self.word_table {
             let config = json!({"max_seq_length": max_seq_length, "do_lower_case": self.lower_case});
             files.push(("sentence_bert_config.json".into(), config));

@@ -83,7 +83,8 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    fn checked(&self, name: &str, shape: &[usize]) -> Result<&'a Tensor, ModelError> {
+    /// The tensor in `f32`.
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let Some(tensor) = self.source.weights.get(name) else {
             return Err(ModelError::MissingTensor {
                 path: self.source.path.clone(),
@@ -99,7 +100,7 @@ impl<'a> Parameters<'a> {
                 found: tensor.dims().to_vec(),
             });
         }
-        Ok(tensor)
+        Ok(tensor.to_dtype(candle_core::DType::F32)?)
     }
 
     /// The tensor `name`, which must have this shape.
@@ -107,7 +108,7 @@ impl<'a> Parameters<'a> {
     /// # Errors
     /// Where it is missing or has another shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        self.register(name, self.checked(name, shape)?, (self.options.trainable)(name))
+        self.register(name, &self.checked(name, shape)?, (self.options.trainable)(name))
     }
 
     /// A table `[rows, columns]` whose rows are looked up: in 8 bits where embeddings are quantised and it is not trained.
@@ -121,7 +122,7 @@ impl<'a> Parameters<'a> {
         }
         let table = match self.source.held.tables.get(name) {
             Some(table) => table.clone(),
-            None => Arc::new(Int8::of(self.checked(name, &[rows, columns])?)?),
+            None => Arc::new(Int8::of(&self.checked(name, &[rows, columns])?)?),
         };
         self.held.borrow_mut().tables.insert(name.into(), table.clone());
         Ok(Table::Int8(table))
@@ -134,7 +135,7 @@ impl<'a> Parameters<'a> {
         };
         let weight = match self.source.held.linears.get(name) {
             Some(weight) => weight.clone(),
-            None => Arc::new(Quantized::new(quantization.kind, self.checked(name, &[outputs, inputs])?)?),
+            None => Arc::new(Quantized::new(quantization.kind, &self.checked(name, &[outputs, inputs])?)?),
         };
         self.held.borrow_mut().linears.insert(name.into(), weight.clone());
         Ok(Weight::Quantized(weight))

@@ -5,7 +5,10 @@ use std::path::Path;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::processors::bert::BertProcessing;
+use tokenizers::processors::sequence::Sequence;
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{Tokenizer, TruncationParams};
 
 use super::ModelError;
@@ -45,7 +48,7 @@ impl TextTokenizer {
                  tokenizer), which writes it",
             ));
         };
-        Self::new(inner, max_length, lower_case)
+        Self::new(with_end_token(inner, config, folder)?, max_length, lower_case)
     }
 
     /// Wraps a tokenizer.
@@ -120,6 +123,39 @@ impl TextTokenizer {
     pub fn inner(&self) -> &Tokenizer {
         &self.inner
     }
+}
+
+/// With the end token behind every text where `tokenizer_config.json` says `add_eos_token` and `tokenizer.json` does not do it, as in gte-Qwen2's,
+/// whose own code does.
+fn with_end_token(
+    mut tokenizer: Tokenizer,
+    config: &serde_json::Value,
+    folder: &Path,
+) -> Result<Tokenizer, ModelError> {
+    if config["add_eos_token"].as_bool() != Some(true) {
+        return Ok(tokenizer);
+    }
+    let fail = |message: String| ModelError::file(&folder.join("tokenizer_config.json"), message);
+    let Some(token) = config["eos_token"].as_str().or_else(|| config["eos_token"]["content"].as_str()) else {
+        return Err(fail("add_eos_token is true, but there is no eos_token".into()));
+    };
+    let Some(id) = tokenizer.token_to_id(token) else {
+        return Err(fail(format!("eos_token `{token}` is not in the vocabulary")));
+    };
+    let ends = tokenizer.encode_fast("a", true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+    if ends.get_ids().last() == Some(&id) {
+        return Ok(tokenizer);
+    }
+    let template = TemplateProcessing::builder()
+        .try_single(vec!["$A:0".to_string(), format!("{token}:0")])
+        .map_err(fail)?
+        .special_tokens(vec![(token.to_string(), id)])
+        .build()
+        .map_err(|e| fail(e.to_string()))?;
+    let mut processors: Vec<PostProcessorWrapper> = tokenizer.get_post_processor().cloned().into_iter().collect();
+    processors.push(template.into());
+    tokenizer.with_post_processor(Some(Sequence::new(processors)));
+    Ok(tokenizer)
 }
 
 fn from_vocabulary(vocab: &Path, config: &serde_json::Value) -> Result<Tokenizer, ModelError> {

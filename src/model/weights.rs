@@ -1,4 +1,5 @@
-//! Tensors of a checkpoint: safetensors (one file or shards) and PyTorch's pickles in, safetensors out; always `f32`.
+//! Tensors of a checkpoint: safetensors (one file or shards) and PyTorch's pickles in, safetensors out. Half precision stays as it is in
+//! memory, and becomes `f32` where it is used; what is written is `f32`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::ModelError;
 use crate::data::atomic;
 
-/// Tensors by name, on the CPU in `f32`.
+/// Tensors by name, on the CPU, in `f32`, `f16` or `bf16`.
 pub type Weights = BTreeMap<String, Tensor>;
 
 /// The weights' file of a folder: `model.safetensors`, its index, or `pytorch_model.bin`.
@@ -82,10 +83,11 @@ pub fn read_integers(path: &Path, name: &str) -> Result<Option<Vec<i64>>, ModelE
 
 fn to_tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor, ModelError> {
     let data = view.data();
+    let half = |dtype| Ok(Tensor::from_raw_buffer(data, dtype, view.shape(), &Device::Cpu)?);
     let values: Vec<f32> = match view.dtype() {
+        Dtype::F16 => return half(DType::F16),
+        Dtype::BF16 => return half(DType::BF16),
         Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => data.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         // Model2Vec's smallest files; their scale goes with the unit length.
         Dtype::I8 => data.iter().map(|b| f32::from(*b as i8)).collect(),
         Dtype::F64 => data
@@ -137,7 +139,7 @@ fn read_pickle(path: &Path) -> Result<Weights, ModelError> {
 
 fn check_finite(path: &Path, weights: &Weights) -> Result<(), ModelError> {
     for (name, tensor) in weights {
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         if let Some(&value) = values.iter().find(|v| !v.is_finite()) {
             return Err(ModelError::NonFinite { path: path.into(), name: name.clone(), value });
         }

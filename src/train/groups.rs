@@ -36,7 +36,20 @@ impl Default for Groups {
 
 /// Biases, norms, and what a loss learns beside the model.
 pub fn default_no_decay() -> Vec<String> {
-    ["*.bias", "*LayerNorm*", "*.norm*", "*lora_magnitude_vector*", "loss.logit_scale"].map(String::from).to_vec()
+    [
+        "*.bias",
+        "*LayerNorm*",
+        "*layernorm*",
+        "*layer_norm*",
+        "*_norm.*",
+        "*.norm*",
+        "norm.*",
+        "*_bias",
+        "*lora_magnitude_vector*",
+        "loss.logit_scale",
+    ]
+    .map(String::from)
+    .to_vec()
 }
 
 /// Factor of the learning rate, and weight decay.
@@ -76,7 +89,12 @@ impl Groups {
         }
         let below = match layer_of(name) {
             Some(layer) => self.layers.saturating_sub(1 + layer),
-            None if name.contains("embeddings.") => self.layers,
+            None if ["embeddings.", "embed_tokens.", "shared.", "embedding."]
+                .iter()
+                .any(|table| name.contains(table)) =>
+            {
+                self.layers
+            }
             None => 0,
         };
         self.layer_decay.powi(below as i32)
@@ -111,7 +129,20 @@ mod tests {
         assert_eq!(groups.rates("embeddings.word_embeddings.weight", 0.01), Rates { lr: 0.1, weight_decay: 0.0 });
         assert_eq!(groups.rates("encoder.layer.0.output.dense.weight", 0.01), Rates { lr: 1.0, weight_decay: 0.01 });
         assert_eq!(groups.rates("encoder.layer.0.output.dense.bias", 0.01).weight_decay, 0.0);
-        assert_eq!(groups.rates("encoder.layer.0.output.LayerNorm.weight", 0.01).weight_decay, 0.0);
+        for norm in [
+            "encoder.layer.0.output.LayerNorm.weight",
+            "layers.3.attn_norm.weight",
+            "layers.0.input_layernorm.weight",
+            "layers.0.self_attn.q_norm.weight",
+            "encoder.block.0.layer.0.layer_norm.weight",
+            "encoder.final_layer_norm.weight",
+            "final_norm.weight",
+            "norm.weight",
+            "embeddings.norm.weight",
+            "encoder.layer.0.attention.self.q_bias",
+        ] {
+            assert_eq!(groups.rates(norm, 0.01).weight_decay, 0.0, "{norm}");
+        }
         assert!(groups.unused(&["embeddings.x"]).is_empty());
         assert_eq!(groups.unused(&["encoder.x"]), ["embeddings.*"]);
     }

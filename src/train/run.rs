@@ -193,11 +193,22 @@ pub fn linear_layers(files: &ModelFiles) -> BTreeMap<String, (usize, usize)> {
         .filter_map(|(name, tensor)| {
             let module = name.strip_suffix(".weight")?;
             let (outputs, inputs) = tensor.dims2().ok()?;
-            // Embedding tables are no linear layers, and the pooler is never run.
-            (!module.contains("embeddings") && !module.starts_with("pooler"))
-                .then(|| (module.into(), (outputs, inputs)))
+            // Tables are no linear layers, and the pooler is never run.
+            let table = TABLES.iter().any(|name| module.contains(name)) || matches!(module, "shared" | "embedding");
+            (!table && !module.starts_with("pooler")).then(|| (module.into(), (outputs, inputs)))
         })
         .collect()
+}
+
+/// Parts of the names of matrices whose rows are looked up.
+const TABLES: [&str; 3] = ["embeddings", "embed_tokens", "relative_attention_bias"];
+
+/// The modules that get an adapter: those named, or the architecture's own where none are.
+pub fn adapter_targets(files: &ModelFiles, named: &[String]) -> Vec<String> {
+    match named {
+        [] => files.architecture.lora_targets().iter().map(ToString::to_string).collect(),
+        named => named.to_vec(),
+    }
 }
 
 /// Scores dev tasks with a model: main scores by task.

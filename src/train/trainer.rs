@@ -16,7 +16,9 @@ use super::dev::Evaluation;
 use super::guard::{self, Effect, Frozen, Warning};
 use super::log::{BestMetric, EvalRecord, History, RunFacts, RunLog, RunSummary, StepRecord};
 use super::optimizer::Optimizer;
-use super::run::{AdapterSettings, DevPoint, Objective, Output, Run, checkpoint_steps, linear_layers, steps_of};
+use super::run::{
+    AdapterSettings, DevPoint, Objective, Output, Run, adapter_targets, checkpoint_steps, linear_layers, steps_of,
+};
 use super::sampler::{Sampler, SetSize};
 use super::schedule::Schedule;
 use crate::adapter::{Adapter, glob, peft};
@@ -91,7 +93,15 @@ fn build(run: &Run<'_>) -> Result<Embedder, TrainError> {
     let adapter = match &run.start {
         Some(adapter) => adapter.clone(),
         None => {
-            Adapter::init(spec.clone(), targets, &linear_layers(run.base), settings.seed).map_err(TrainError::Data)?
+            let targets = adapter_targets(run.base, targets);
+            if targets.is_empty() {
+                let kind = run.base.config["model_type"].as_str().unwrap_or_default();
+                return Err(TrainError::Data(format!(
+                    "{}: a model of type {kind} has no linear layers for an adapter: use adapter.kind full",
+                    run.base.path.display()
+                )));
+            }
+            Adapter::init(spec.clone(), &targets, &linear_layers(run.base), settings.seed).map_err(TrainError::Data)?
         }
     };
     let options = BuildOptions {

@@ -406,7 +406,8 @@ pub struct Lora {
     pub alpha: f64,
     /// Dropout before the adapter (default 0).
     pub dropout: f64,
-    /// Linear layers, by name, end of name, glob, or `all-linear` (default query, value).
+    /// Linear layers, by name, end of name, glob, or `all-linear`; empty for the architecture's own (PEFT's default: `query` and
+    /// `value` for BERT, `q_proj` and `v_proj` for Qwen …).
     pub targets: Vec<String>,
     /// Scale is alpha / √rank.
     #[serde(skip_serializing_if = "is_default")]
