@@ -610,3 +610,11 @@ fn a_mapped_table_has_each_tokens_row_times_its_weight() {
         assert_eq!(*row, want, "token {i}");
     }
 }
+
+#[test]
+fn tsdae_of_an_encoder_without_a_decoder_is_refused() {
+    let files = ModelFiles::load(&folder("modern_bert")).unwrap();
+    let embedder = Embedder::build(&files, &BuildOptions::default()).unwrap();
+    let error = embeval::model::Decoder::new(&embedder, None, 1).err().unwrap().to_string();
+    assert!(error.contains("modernbert") && error.contains("SimCSE"), "{error}");
+}
