@@ -210,6 +210,7 @@ fn run(variants: Vec<Variant>) -> RunRecord {
         limit: None,
         limits: BTreeMap::new(),
         protocol: "sklearn-1.9".into(),
+        published: Vec::new(),
         notes: Vec::new(),
     }
 }

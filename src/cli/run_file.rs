@@ -10,6 +10,7 @@ use crate::config::Document;
 use crate::config::schema::Base;
 use crate::exec::Engine;
 use crate::exec::event::Observer;
+use crate::hub::HubError;
 use crate::plan::{Plan, PlanError, tasks_identity};
 use crate::store::folder::{RunFolder, read_json, write_json};
 
@@ -65,11 +66,32 @@ impl RunFile {
     }
 }
 
-/// Makes the plan of a config.
+/// Makes the plan of a config, the base fetched from the hub where it is there.
 ///
 /// # Errors
 /// Every fault of the config; data, tasks or models that cannot be read.
-pub fn plan(document: &Document, fetch: bool, quiet: bool) -> anyhow::Result<Plan> {
+pub fn plan(document: &Document, quiet: bool) -> anyhow::Result<Plan> {
+    made(document, false, &mut |id| Ok(Some(inputs::source(id, None, quiet)?.folder)))
+}
+
+/// Makes a plan that is only shown: training files may be absent, and so may the base be, where it is not fetched or the hub is
+/// out of reach.
+///
+/// # Errors
+/// As [`plan`], but for what may be absent.
+pub fn sketch(document: &Document, fetch: bool, quiet: bool) -> anyhow::Result<Plan> {
+    let is_out_of_reach = |e: &anyhow::Error| e.downcast_ref().is_some_and(HubError::is_out_of_reach);
+    made(document, true, &mut |id| match fetch.then(|| inputs::source(id, None, quiet)) {
+        Some(Err(e)) if is_out_of_reach(&e) => Ok(None),
+        Some(found) => Ok(Some(found?.folder)),
+        None => Ok(None),
+    })
+}
+
+/// A base's folder by its id on the hub.
+type Fetch<'a> = dyn FnMut(&str) -> anyhow::Result<Option<PathBuf>> + 'a;
+
+fn made(document: &Document, sketch: bool, fetch: &mut Fetch<'_>) -> anyhow::Result<Plan> {
     let (_, file, folder, _) = document.source();
     let mut trials = document.trials()?;
     let axes: Vec<(String, Vec<String>)> = document
@@ -77,23 +99,22 @@ pub fn plan(document: &Document, fetch: bool, quiet: bool) -> anyhow::Result<Pla
         .into_iter()
         .map(|(key, values)| (key, values.iter().map(|v| v.value.show()).collect()))
         .collect();
-    if fetch {
-        let mut known: Vec<(String, PathBuf)> = Vec::new();
-        for trial in &mut trials {
-            let Base::Hub { id, folder } = &mut trial.config.base else { continue };
-            let found = match known.iter().find(|(name, _)| *name == *id) {
-                Some((_, folder)) => folder.clone(),
-                None => {
-                    let folder = inputs::source(id, None, quiet)?.folder;
-                    known.push((id.clone(), folder.clone()));
-                    folder
-                }
-            };
-            *folder = Some(found);
-        }
+    let mut alone = if trials.is_empty() { Some(document.check()?) } else { None };
+    let mut known: Vec<(String, Option<PathBuf>)> = Vec::new();
+    for config in trials.iter_mut().map(|trial| &mut trial.config).chain(&mut alone) {
+        let Base::Hub { id, folder } = &mut config.base else { continue };
+        let found = match known.iter().find(|(name, _)| *name == *id) {
+            Some((_, folder)) => folder.clone(),
+            None => {
+                let folder = fetch(id)?;
+                known.push((id.clone(), folder.clone()));
+                folder
+            }
+        };
+        *folder = found;
     }
     let misuse = |message: String| anyhow::Error::from(super::Misuse(message));
-    let Some(config) = trials.first().map(|t| t.config.clone()) else {
+    let Some(config) = trials.first().map(|t| t.config.clone()).or(alone) else {
         return Err(misuse(format!("{file}: spans no trials")));
     };
     if config.score.tasks.is_empty() {
@@ -116,7 +137,8 @@ pub fn plan(document: &Document, fetch: bool, quiet: bool) -> anyhow::Result<Pla
         };
         trial.config.train.eval_print = Some(print);
     }
-    Plan::new(config, axes, trials, tasks).map_err(|e| match e {
+    let plan = if sketch { Plan::sketch } else { Plan::new };
+    plan(config, axes, trials, tasks).map_err(|e| match e {
         PlanError::Config(message) => misuse(message),
         other => other.into(),
     })

@@ -11,15 +11,17 @@ use super::observer::Bars;
 use super::run_file::{self, RunFile, absolute};
 use super::{Misuse, print};
 use crate::config::Document;
-use crate::config::schema::{Executor, PruneRule};
+use crate::config::schema::{Base, Executor, PruneRule};
 use crate::data::size;
 use crate::exec::Engine;
 use crate::exec::event::{Event, Silence};
 use crate::exec::local::{End, Local};
 use crate::exec::{heads, jobs, slurm};
+use crate::hub::{Hub, HubError, Repo, RepoKind, Settings};
 use crate::plan::Plan;
 use crate::store::folder::StepState;
 use crate::store::record::RunRecord;
+use crate::task::spec::Source;
 
 /// Arguments of `sweep`.
 #[derive(Debug, clap::Args)]
@@ -66,13 +68,12 @@ enum ExecutorName {
 
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let document = Document::load(&args.config, &args.sets)?;
-    let plan = run_file::plan(&document, !args.no_calibration, quiet)?;
-    let name = plan.config.name.clone();
-    let root = absolute(&args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(&name)))?;
     if args.dry_run {
-        print(&describe(&plan))?;
-        return if args.no_calibration { Ok(()) } else { print(&estimate(&plan, args, &document, &root, quiet)?) };
+        return dry_run(args, &document, quiet);
     }
+    let plan = run_file::plan(&document, quiet)?;
+    let name = plan.config.name.clone();
+    let root = root(args, &name)?;
     let report = args.report.clone().unwrap_or_else(|| PathBuf::from("reports").join(&name));
     let run = run_file(args, &document, &plan, &report)?;
     let observer = Bars::new(quiet);
@@ -125,6 +126,77 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     crate::report::write(&record, &report)?;
     crate::exec::shipping::ship(&engine, &record)?;
     finish(&engine, &record, &report)
+}
+
+/// The run's folder.
+fn root(args: &Args, name: &str) -> anyhow::Result<PathBuf> {
+    absolute(&args.output.clone().unwrap_or_else(|| PathBuf::from("runs").join(name)))
+}
+
+/// Prints the plan and what it will take, as far as that can be known here and now.
+fn dry_run(args: &Args, document: &Document, quiet: bool) -> anyhow::Result<()> {
+    let plan = run_file::sketch(document, !args.no_calibration, quiet)?;
+    print(&describe(&plan))?;
+    if args.no_calibration {
+        return Ok(());
+    }
+    let (missing, why) = out_of_reach(&plan)?;
+    if missing.is_empty() && plan.absent.is_empty() {
+        return print(&estimate(&plan, args, document, &root(args, &plan.config.name)?, quiet)?);
+    }
+    let mut out = String::new();
+    if !missing.is_empty() {
+        out.push_str("to download when the hub can be reached:\n");
+        missing.iter().for_each(|repo| out.push_str(&format!("  {repo}\n")));
+    }
+    if let Some(why) = why {
+        out.push_str(&format!("not now: {why}\n"));
+    }
+    out.push_str("not known before all of this is here: tokens, how long it takes, room on the disk\n");
+    print(&out)
+}
+
+/// What a plan reads from the hub that is not on this machine and cannot be asked for now, and why not.
+fn out_of_reach(plan: &Plan) -> anyhow::Result<(Vec<Repo>, Option<HubError>)> {
+    let (mut missing, mut why) = (Vec::new(), None);
+    let mut settings = Settings::from_env();
+    for repo in of_the_hub(plan) {
+        let is_fetched = repo.kind == RepoKind::Model && matches!(&plan.config.base, Base::Hub { folder: Some(_), .. });
+        if is_fetched {
+            continue;
+        }
+        match Hub::new(settings.clone()).listing(&repo) {
+            Err(e) if e.is_out_of_reach() => {
+                missing.push(repo);
+                why.get_or_insert(e);
+                // It is not waited for once more.
+                settings.offline = true;
+            }
+            // Files of the base are missing.
+            _ if repo.kind == RepoKind::Model => missing.push(repo),
+            // What else is wrong with a task's data is told where it is read.
+            _ => {}
+        }
+    }
+    Ok((missing, why))
+}
+
+/// The repositories of the hub that a plan reads, each once: the base, and the data of tasks.
+fn of_the_hub(plan: &Plan) -> Vec<Repo> {
+    let mut repos = Vec::new();
+    if let Base::Hub { id, .. } = &plan.config.base {
+        let (id, revision) = id.split_once('@').map_or((id.as_str(), None), |(id, revision)| (id, Some(revision)));
+        repos.push(Repo { kind: RepoKind::Model, id: id.into(), revision: revision.map(String::from) });
+    }
+    for task in &plan.tasks {
+        if let Source::Hub { repo, revision, .. } = &task.source {
+            let repo = Repo { kind: RepoKind::Dataset, id: repo.clone(), revision: revision.clone() };
+            if !repos.contains(&repo) {
+                repos.push(repo);
+            }
+        }
+    }
+    repos
 }
 
 fn run_file(args: &Args, document: &Document, plan: &Plan, report: &Path) -> anyhow::Result<RunFile> {
@@ -297,7 +369,11 @@ fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
 /// What came out, in words; an error where steps failed.
 fn finish(engine: &Engine<'_>, record: &RunRecord, report: &std::path::Path) -> anyhow::Result<()> {
     let chosen = record.choice.as_ref().and_then(|c| record.variants.iter().find(|v| v.id == c.id));
-    let chosen = chosen.map_or("nothing could be chosen", |v| v.label.as_str());
+    let chosen = match chosen {
+        Some(variant) => variant.label.as_str(),
+        None if record.is_of_the_base_alone() => "nothing, the base alone was scored",
+        None => "nothing could be chosen",
+    };
     let best = engine.folder.root().join(crate::store::best::FOLDER);
     let best = if best.is_dir() { format!("\nmodel: {}", best.display()) } else { String::new() };
     print(&format!("chosen: {chosen}{best}\nreport: {}", report.join("README.md").display()))?;
@@ -326,12 +402,23 @@ fn finish(engine: &Engine<'_>, record: &RunRecord, report: &std::path::Path) -> 
 fn describe(plan: &Plan) -> String {
     let mut out = format!("{} trials\n", plan.trials.len());
     for t in &plan.trials {
+        if t.steps == 0 {
+            out.push_str(&format!("  {}: steps not known, its training rows are not here\n", t.trial.label));
+            continue;
+        }
         out.push_str(&format!(
             "  {}: {} steps, checkpoints at {}\n",
             t.trial.label,
             t.steps,
             t.checkpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         ));
+    }
+    if plan.trials.is_empty() {
+        out.push_str("  nothing is trained: the base alone is scored, on test\n");
+    }
+    if !plan.absent.is_empty() {
+        out.push_str("not here (the sweep needs them; the ids below change with their content):\n");
+        plan.absent.iter().for_each(|path| out.push_str(&format!("  {}\n", path.display())));
     }
     let tasks: Vec<&str> = plan.tasks.iter().map(|t| t.name.as_str()).collect();
     out.push_str(&format!("{} tasks: {}\n", tasks.len(), tasks.join(", ")));

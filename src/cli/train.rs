@@ -39,6 +39,9 @@ pub struct Args {
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let document = Document::load(&args.config, &args.sets)?;
     let mut trials = document.trials()?;
+    if trials.is_empty() {
+        anyhow::bail!(Misuse(format!("{}: has nothing to train: data.train is missing", args.config.display())));
+    }
     let (Some(trial), true) = (trials.pop(), trials.is_empty()) else {
         anyhow::bail!(Misuse(format!("{}: spans several trials: use `embeval sweep`", args.config.display())));
     };

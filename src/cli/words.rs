@@ -41,7 +41,13 @@ pub fn ago(seconds: u64) -> String {
 pub fn rule(root: &Path) -> (Rule, Option<String>) {
     let path = root.join("config.yaml");
     // Only `choose` is asked for: models that have moved since are none of its business.
-    let elsewhere = ["base={scratch: {layers: 1}}", "loss={name: info_nce}"].map(String::from);
+    let elsewhere = [
+        "base={scratch: {layers: 1}}",
+        "loss={name: info_nce}",
+        "data={train: a.jsonl, dev: a.jsonl}",
+        "score.published=[]",
+    ]
+    .map(String::from);
     match Document::load(&path, &elsewhere).and_then(|document| document.check()) {
         Ok(config) => {
             let on = if config.choose.on_test { "test" } else { "dev" };

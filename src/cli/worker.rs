@@ -54,7 +54,7 @@ fn work(args: &Args, observer: &Pipe, quiet: bool) -> anyhow::Result<Option<(Str
     let run = RunFile::read(&root)?;
     std::env::set_current_dir(&run.directory)
         .with_context(|| format!("{}: cannot be entered", run.directory.display()))?;
-    let plan = run_file::plan(&run.document()?, true, quiet)?;
+    let plan = run_file::plan(&run.document()?, quiet)?;
     let known = std::fs::read(root.join("plan.json")).unwrap_or_default();
     if known != run_file::steps_text(&plan)? {
         bail!(

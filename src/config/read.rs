@@ -23,7 +23,7 @@ pub(super) fn config(root: &Node, folder: &Path, faults: &Faults) -> Config {
     let config = Config {
         name,
         base: read_base(&r, folder),
-        data: read_data(&r, folder),
+        data: read_data(&r, folder, !is_of_the_base_alone(root)),
         objective,
         loss: read_loss(&r, objective, folder),
         adapter: read_adapter(&r),
@@ -39,6 +39,16 @@ pub(super) fn config(root: &Node, folder: &Path, faults: &Faults) -> Config {
     cross_check(&config, root, faults);
     r.finish();
     config
+}
+
+/// Sections of a config that say what is trained.
+const OF_TRAINING: [&str; 11] =
+    ["data", "objective", "loss", "adapter", "tsdae", "train", "grid", "trials", "search", "merge", "prune"];
+
+/// Whether a config names tasks and a model that is there, and nothing that is trained: then the model alone is scored.
+fn is_of_the_base_alone(root: &Node) -> bool {
+    let is_there = matches!(root.get("base").map(|base| &base.value), Some(Value::Text(_)));
+    is_there && root.get("score").is_some() && OF_TRAINING.iter().all(|key| root.get(key).is_none())
 }
 
 pub(super) fn resolve(path: &str, origin: &Origin, folder: &Path) -> PathBuf {

@@ -1,6 +1,6 @@
 //! The sections that a sweep adds: score, choose, prune, run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::node::Value;
 use super::read::resolve;
@@ -29,9 +29,29 @@ pub(super) fn read_score(r: &Reader<'_>, folder: &Path) -> Score {
             .choice("protocol", &[("sklearn-1.9", "sklearn-1.9"), ("sklearn-1.8", "sklearn-1.8")])
             .unwrap_or("sklearn-1.9")
             .into(),
+        published: read_published(&s, folder),
     };
     s.finish();
     score
+}
+
+/// `score.published`: folders of results, relative to the config.
+fn read_published(s: &Reader<'_>, folder: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for item in s.items("published") {
+        let path = match &item.value {
+            Value::Text(text) => resolve(text, &item.origin, folder),
+            _ => PathBuf::new(),
+        };
+        if path.is_dir() {
+            folders.push(path);
+        } else {
+            let message =
+                format!("score.published: {}: no such folder of results as mteb writes them", item.value.show());
+            s.faults().add(&item.origin, message);
+        }
+    }
+    folders
 }
 
 /// `score.limits`: a task's name → rows.

@@ -10,8 +10,8 @@ use crate::config::schema::{Adapter, Base, Dropout, Dtype, LossKind, Select};
 use crate::plan::{Method, ModelRef};
 use crate::store::choice::{self, Rule};
 use crate::store::folder::{StepState, read_json, write_json};
-use crate::store::record::{Choice, Cost, RunRecord, TaskRecord, Unfinished, Variant, VariantKind};
-use crate::store::results;
+use crate::store::record::{Choice, Cost, Published, RunRecord, TaskRecord, Unfinished, Variant, VariantKind};
+use crate::store::{mteb, results};
 use crate::task::spec::Split;
 
 /// Share of texts cut at the limit from which a note is made.
@@ -84,19 +84,18 @@ impl Engine<'_> {
         }
         let mut variants = Vec::new();
         for model in plan.models() {
-            let (Some(dev), Some(test)) = (plan.scorer(&model, Split::Dev), plan.scorer(&model, Split::Test)) else {
-                continue;
-            };
-            if !self.is_made(&model) || ![dev, test].iter().all(|step| self.folder.is_complete(&step.id)) {
+            let Some(test) = plan.scorer(&model, Split::Test) else { continue };
+            let dev = plan.scorer(&model, Split::Dev);
+            if !self.is_made(&model) || !dev.iter().chain([&test]).all(|step| self.folder.is_complete(&step.id)) {
                 continue;
             }
-            let read = |id: &str| read_json::<ScoreLog>(&self.folder.step(id).join("scores.json"));
-            let mut variant =
-                self.variant(&model, &merges, read(&dev.id)?.tasks, read(&test.id)?.tasks, test.id.clone());
+            let read = |id: &str| read_json::<ScoreLog>(&self.folder.step(id).join("scores.json")).map(|log| log.tasks);
+            let on_dev = dev.map(|step| read(&step.id)).transpose()?.unwrap_or_default();
+            let mut variant = self.variant(&model, &merges, on_dev, read(&test.id)?, test.id.clone());
             variant.cost = self.cost(&model, &costs)?;
             variants.push(variant);
         }
-        for task in &plan.tasks {
+        for task in plan.tasks.iter().filter(|_| plan.sides().contains(&Split::Dev)) {
             if variants.first().is_some_and(|v: &Variant| !v.dev.iter().any(|t| t.name == task.name)) {
                 notes.push(format!(
                     "{} has neither a dev nor a training split: it is reported on test and takes part in no choice",
@@ -127,11 +126,36 @@ impl Engine<'_> {
             limit: c.score.limit,
             limits: c.score.limits.clone(),
             protocol: self.protocol().to_string(),
+            published: self.published()?,
             notes,
         };
         write_json(&self.folder.root().join("record.json"), &record)?;
         results::write(&record, &self.folder.root().join("results.parquet"))?;
         Ok(record)
+    }
+
+    /// The published results that the config names, as far as they are over tasks of this run.
+    fn published(&self) -> Result<Vec<Published>, ExecError> {
+        let task = |name: &str| self.plan.tasks.iter().find(|task| task.name == name);
+        let expected = |name: &str| {
+            let task = task(name)?;
+            Some(task.splits.test.iter().map(|split| (split.clone(), task.subset.clone())).collect())
+        };
+        let mut published: Vec<Published> = Vec::new();
+        for folder in &self.plan.config.score.published {
+            for mut results in mteb::read(folder, &expected)? {
+                results.tasks.retain(|name, _| task(name).is_some());
+                let mut name = results.model.name;
+                if published.iter().any(|other| other.name == name) {
+                    let short: String = results.model.revision.chars().take(8).collect();
+                    name = format!("{name} {short}");
+                }
+                if !results.tasks.is_empty() {
+                    published.push(Published { name, scores: results.tasks });
+                }
+            }
+        }
+        Ok(published)
     }
 
     /// Whether a model is there: the base as a folder always is.
@@ -234,6 +258,9 @@ impl Engine<'_> {
 
     /// The choice that the config asks for.
     fn choose(&self, variants: &[Variant]) -> Option<Choice> {
+        if self.plan.trials.is_empty() {
+            return None;
+        }
         let choose = &self.plan.config.choose;
         let rule = Rule {
             on_test: choose.on_test,
@@ -246,6 +273,9 @@ impl Engine<'_> {
 
     /// What all trials have in common.
     fn shared_settings(&self) -> BTreeMap<String, String> {
+        if self.plan.trials.is_empty() {
+            return BTreeMap::new();
+        }
         let c = &self.plan.config;
         let t = &c.train;
         let varied = |key: &str| self.plan.axes.iter().any(|(axis, _)| axis == key);

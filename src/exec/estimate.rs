@@ -193,7 +193,7 @@ impl Engine<'_> {
         let mut sample: Vec<String> = Vec::new();
         let mut counts: Vec<(Split, f64, usize, usize)> = Vec::new();
         for (number, spec) in self.plan.tasks.iter().enumerate() {
-            for split in [Split::Dev, Split::Test] {
+            for &split in self.plan.sides() {
                 let Some(data) = self.task_data(number, split)? else { continue };
                 let counter = Counter { seen: RefCell::default() };
                 // It ends with the encoder's refusal.

@@ -140,7 +140,7 @@ impl<'a> Engine<'a> {
     /// The first task that cannot be read.
     pub fn check_tasks(&self) -> Result<(), ExecError> {
         for (number, task) in self.plan.tasks.iter().enumerate() {
-            for split in [Split::Dev, Split::Test] {
+            for &split in self.plan.sides() {
                 let data = self.task_data(number, split)?;
                 tracing::debug!(task = task.name, split = split.name(), rows = data.map(|d| d.rows()));
             }

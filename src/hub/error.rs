@@ -167,6 +167,11 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// Whether the hub was not asked, or could not be: what is missing may well be there.
+    pub fn is_out_of_reach(&self) -> bool {
+        matches!(self, Self::Offline { .. } | Self::Unreachable { .. })
+    }
+
     /// The fault of a file operation.
     pub(super) fn at(path: &Path, source: io::Error) -> Self {
         match source.kind() {

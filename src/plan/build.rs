@@ -3,7 +3,7 @@
 //! Settings at their defaults are left out of what is hashed where they came later than the first runs, so that those are found
 //! again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -32,8 +32,10 @@ pub(super) struct Builder {
     pub trials_of: Vec<Vec<usize>>,
     /// Step of an id.
     pub index: HashMap<String, usize>,
-    /// Scoring steps, by model: on dev and on test.
-    pub scorers: HashMap<ModelRef, [usize; 2]>,
+    /// Scoring steps, by model: on dev, if anything is chosen, and on test.
+    pub scorers: HashMap<ModelRef, [Option<usize>; 2]>,
+    /// Training files that are not there, of a sketch; else none is looked for.
+    pub absent: Option<BTreeSet<PathBuf>>,
     prints: BTreeMap<PathBuf, String>,
     folders: BTreeMap<PathBuf, String>,
     tasks: BTreeMap<&'static str, Value>,
@@ -50,6 +52,7 @@ impl Builder {
             trials_of: Vec::new(),
             index: HashMap::new(),
             scorers: HashMap::new(),
+            absent: None,
             prints: BTreeMap::new(),
             folders: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -57,8 +60,9 @@ impl Builder {
         }
     }
 
-    pub fn new(config: &Config, tasks: &[TaskSpec]) -> Result<Self, PlanError> {
+    pub fn new(config: &Config, tasks: &[TaskSpec], sketch: bool) -> Result<Self, PlanError> {
         let mut builder = Self::empty(String::new());
+        builder.absent = sketch.then(BTreeSet::new);
         match &config.base {
             Base::Folder(path) => builder.base = folder_fingerprint(path)?,
             // Not fetched: a plan that is only shown.
@@ -122,7 +126,14 @@ impl Builder {
     fn sets(&mut self, sets: &[TrainSet]) -> Result<Value, PlanError> {
         let mut out = Vec::new();
         for set in sets {
-            let mut entry = json!({"data": self.print(&set.path)?, "weight": set.weight, "limit": set.limit});
+            let print = match &mut self.absent {
+                Some(absent) if is_absent(&set.path) => {
+                    absent.insert(set.path.clone());
+                    "absent".to_string()
+                }
+                _ => self.print(&set.path)?,
+            };
+            let mut entry = json!({"data": print, "weight": set.weight, "limit": set.limit});
             if set.prompts != (None, None) {
                 entry["prompts"] = json!(set.prompts);
             }
@@ -209,7 +220,10 @@ impl Builder {
                 Adapter::Lora(lora) => format!("LoRA r{}", lora.rank),
                 Adapter::Qlora { lora, .. } => format!("QLoRA r{}", lora.rank),
             };
-            let title = format!("train {} ({kind}, {} steps)", plan.trial.label, plan.steps);
+            let title = match plan.steps {
+                0 => format!("train {} ({kind})", plan.trial.label),
+                steps => format!("train {} ({kind}, {steps} steps)", plan.trial.label),
+            };
             let inputs = self.base_input();
             let step = self.add(Step { id: id.clone(), title, work: Work::Train { trial: number }, inputs });
             self.belongs(step, [number]);
@@ -305,7 +319,7 @@ impl Builder {
                 ("seeds", canonical_text(&seeds)),
             ];
             parts.extend(scoring(&config.score).into_iter().map(|(key, value)| (key, canonical_text(&value))));
-            (split, parts)
+            (!trials.is_empty() || split == Split::Test).then_some((split, parts))
         });
         let base = Scored {
             model: ModelRef::Base,
@@ -345,10 +359,10 @@ impl Builder {
         }
     }
 
-    fn add_score(&mut self, sides: &[(Split, Parts); 2], scored: Scored) {
+    fn add_score(&mut self, sides: &[Option<(Split, Parts)>; 2], scored: Scored) {
         let model = canonical_text(&scored.identity);
-        let steps = [0, 1].map(|side| {
-            let (split, parts) = &sides[side];
+        let steps = sides.each_ref().map(|side| {
+            let (split, parts) = side.as_ref()?;
             let mut all: Vec<(&str, &str)> = parts.iter().map(|(key, value)| (*key, value.as_str())).collect();
             all.push(("model", &model));
             let step = self.add(Step {
@@ -358,10 +372,15 @@ impl Builder {
                 inputs: scored.inputs.clone(),
             });
             self.belongs(step, scored.trials.iter().copied());
-            step
+            Some(step)
         });
         self.scorers.insert(scored.model, steps);
     }
+}
+
+/// Whether there is no file at a path, nor anything else.
+pub(super) fn is_absent(path: &Path) -> bool {
+    std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// A model that is scored on both sides.

@@ -21,7 +21,7 @@ use crate::data::table::DataError;
 use crate::task::spec::{Split, TaskSpec};
 use crate::train::run::{checkpoint_steps, steps_of};
 
-use build::{Builder, shown_alpha};
+use build::{Builder, is_absent, shown_alpha};
 pub use identity::{folder_fingerprint, step_id};
 pub use merges::{AlphaPlan, MergePlan, Method, ModelIndex};
 use sets::TrainingSets;
@@ -105,7 +105,7 @@ pub struct Step {
 pub struct TrialPlan {
     /// The trial.
     pub trial: Trial,
-    /// Optimizer steps.
+    /// Optimizer steps; 0 in a sketch whose training data is not there.
     pub steps: usize,
     /// Steps with a checkpoint, the last is the final one.
     pub checkpoints: Vec<usize>,
@@ -136,13 +136,15 @@ pub struct Plan {
     pub rows: Vec<(String, usize)>,
     /// The training sets, open.
     pub sets: TrainingSets,
+    /// Training files that are not there; only a sketch has such.
+    pub absent: Vec<PathBuf>,
     base: Option<String>,
     trained: Vec<String>,
     merged: Vec<String>,
     index: HashMap<String, usize>,
     dependants: Vec<Vec<usize>>,
     trials_of: Vec<Vec<usize>>,
-    scorers: HashMap<ModelRef, [usize; 2]>,
+    scorers: HashMap<ModelRef, [Option<usize>; 2]>,
 }
 
 /// That the tasks which settings name are among those scored: told now, not after hours of work.
@@ -197,13 +199,42 @@ impl Plan {
         trials: Vec<Trial>,
         tasks: Vec<TaskSpec>,
     ) -> Result<Self, PlanError> {
+        Self::make(config, axes, trials, tasks, false)
+    }
+
+    /// As [`Self::new`], to be shown and not to be run: training files may be absent, and then the steps of what they train
+    /// are not known and the ids are not those of the run.
+    ///
+    /// # Errors
+    /// As [`Self::new`], but for training files that are not there.
+    pub fn sketch(
+        config: Config,
+        axes: Vec<(String, Vec<String>)>,
+        trials: Vec<Trial>,
+        tasks: Vec<TaskSpec>,
+    ) -> Result<Self, PlanError> {
+        Self::make(config, axes, trials, tasks, true)
+    }
+
+    fn make(
+        config: Config,
+        axes: Vec<(String, Vec<String>)>,
+        trials: Vec<Trial>,
+        tasks: Vec<TaskSpec>,
+        sketch: bool,
+    ) -> Result<Self, PlanError> {
         named_tasks(&config, &tasks)?;
-        let mut builder = Builder::new(&config, &tasks)?;
+        let mut builder = Builder::new(&config, &tasks, sketch)?;
         let mut planned = Vec::with_capacity(trials.len());
         let mut rows = Vec::new();
         let sets = TrainingSets::default();
         for trial in trials {
             let c = &trial.config;
+            let mut files = c.data.train.iter().chain(&c.data.dev);
+            if sketch && files.any(|set| is_absent(&set.path)) {
+                planned.push(TrialPlan { trial, steps: 0, checkpoints: vec![0] });
+                continue;
+            }
             if rows.is_empty() {
                 for set in &c.data.train {
                     let count = (sets.open(set)?.len() as f64 * set.weight).round().max(1.0) as usize;
@@ -221,7 +252,7 @@ impl Plan {
         builder.add_merges(&config, &merges, &planned);
         builder.add_scores(&config, &planned, merges.len());
         let base = builder.base_input().pop();
-        let Builder { steps, trained, merged, index, trials_of, scorers, .. } = builder;
+        let Builder { steps, trained, merged, index, trials_of, scorers, absent, .. } = builder;
         let mut dependants = vec![Vec::new(); steps.len()];
         for (number, step) in steps.iter().enumerate() {
             for input in step.inputs.iter().filter_map(|id| index.get(id)) {
@@ -243,6 +274,7 @@ impl Plan {
             trained,
             merged,
             sets,
+            absent: absent.into_iter().flatten().collect(),
             index,
             dependants,
             trials_of,
@@ -275,7 +307,12 @@ impl Plan {
         self.steps.get(match side {
             Split::Dev => dev,
             Split::Test => test,
-        })
+        }?)
+    }
+
+    /// The sides that models are scored on: test alone where there is nothing to choose from.
+    pub fn sides(&self) -> &'static [Split] {
+        if self.trials.is_empty() { &[Split::Test] } else { &[Split::Dev, Split::Test] }
     }
 
     /// Position of the step of an id.

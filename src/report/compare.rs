@@ -74,6 +74,7 @@ impl Comparison {
             limit: None,
             limits: BTreeMap::new(),
             protocol: String::new(),
+            published: Vec::new(),
             notes: notes.clone(),
         };
         let statistics = Statistics::new(&record);

@@ -41,6 +41,14 @@ fn scores_table(run: &RunRecord, scores: &Scores) -> String {
             }
         }
     }
+    let find = |name: &str| run.variants.iter().flat_map(|v| &v.test).find(|t| t.name == name);
+    for published in &run.published {
+        for (name, score) in &published.scores {
+            let (kind, metric) = find(name).map_or(("", ""), |t| (&t.task_type, &t.metric));
+            let model = quote(&format!("{} (published)", published.name));
+            out.push_str(&format!("{model},test,{},{kind},{metric},,{score:.6},,,\n", quote(name)));
+        }
+    }
     out
 }
 

@@ -38,6 +38,7 @@ pub fn record(run: &RunRecord) -> RunRecord {
             VariantKind::Merged { first, second, .. } => (*first, *second) = (self::text(first), self::text(second)),
         }
     }
+    run.published.iter_mut().for_each(|published| published.name = self::text(&published.name));
     for unfinished in &mut run.unfinished {
         let words = [&mut unfinished.label, &mut unfinished.state, &mut unfinished.reason];
         words.into_iter().for_each(|word| *word = self::text(word));

@@ -37,8 +37,28 @@ pub struct RunRecord {
     pub limits: BTreeMap<String, usize>,
     /// Which version of scikit-learn's draws was reproduced ("1.9").
     pub protocol: String,
+    /// Results that others published, to stand beside ours.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<Published>,
     /// Things a reader must know (a task without dev split, a truncated share, nearly parallel tensors …).
     pub notes: Vec<String>,
+}
+
+impl RunRecord {
+    /// Whether nothing was to be trained: then nothing is chosen, and dev was not scored.
+    pub fn is_of_the_base_alone(&self) -> bool {
+        self.unfinished.is_empty()
+            && matches!(self.variants.as_slice(), [one] if one.kind == VariantKind::Base && one.dev.is_empty())
+    }
+}
+
+/// A model with published results: scores alone, no outcomes of single rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Published {
+    /// The model's name there.
+    pub name: String,
+    /// Task → main score, of the tasks that this run has.
+    pub scores: BTreeMap<String, f64>,
 }
 
 /// One model that was scored.

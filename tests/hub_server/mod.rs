@@ -2,6 +2,8 @@
 //! faults on demand. Speaks just enough HTTP/1.1.
 #![allow(dead_code)] // Each test program uses its own part of it.
 
+pub mod stand_ins;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

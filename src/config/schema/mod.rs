@@ -89,7 +89,7 @@ pub struct Scratch {
 /// Training data.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Data {
-    /// Training sets.
+    /// Training sets; none where the base alone is scored.
     pub train: Vec<TrainSet>,
     /// Dev sets: loss and ranking while training.
     pub dev: Vec<TrainSet>,

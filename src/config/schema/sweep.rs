@@ -1,6 +1,7 @@
 //! What a sweep adds to a training: merges, scores, the choice, pruning, and where it runs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -128,6 +129,9 @@ pub struct Score {
     pub seeds: usize,
     /// Whose draws: `sklearn-1.9` (default) or `sklearn-1.8`.
     pub protocol: String,
+    /// Folders of published results, as mteb writes them, whose models stand beside ours in the report.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PathBuf>,
 }
 
 impl Score {

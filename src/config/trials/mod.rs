@@ -78,7 +78,8 @@ impl Document {
     }
 
     /// Every trial of the grid, of its sample, or of `trials`, in the config's order (a sample's in the order drawn). A config
-    /// without either is one trial, labelled by the config's name. An axis under `adapter` applies only where the trial has an
+    /// without either is one trial, labelled by the config's name, or none where it has nothing to train (the base alone is
+    /// scored). An axis under `adapter` applies only where the trial has an
     /// adapter, and an axis with `when` only where that holds; trials that are equal without it count once.
     ///
     /// # Errors
@@ -112,6 +113,13 @@ impl Document {
         for point in points {
             let axes: Vec<(String, String)> = point.set.iter().map(|(k, v)| (k.clone(), v.value.show())).collect();
             let config = overlay.with(&point.set, |tree| read::config(tree, &self.folder, &faults));
+            if config.data.train.is_empty() && faults.is_empty() {
+                match point.name {
+                    None if axes.is_empty() => continue,
+                    _ => faults
+                        .add(&place, "data.train: is missing: trials need a file of training rows, or a list of them"),
+                }
+            }
             let label = point.name.unwrap_or_else(|| label(&axes, &config.name));
             if !labels.insert(label.clone()) {
                 faults

@@ -59,9 +59,11 @@ pub fn of(run: &RunRecord, statistics: &Statistics, scores: &Scores, extra: &Ext
 
 fn verdict(out: &mut String, run: &RunRecord, statistics: &Statistics, scores: &Scores) {
     let (Some(choice), Some(chosen)) = (&run.choice, scores.chosen) else {
-        out.push_str(
-            "<section class=\"verdict\"><h2>Nothing could be chosen</h2><p>No task has a dev side.</p></section>\n",
-        );
+        let (what, why) = match run.is_of_the_base_alone() {
+            true => ("The base alone", "Nothing was trained, so nothing is chosen and dev was not scored."),
+            false => ("Nothing could be chosen", "No task has a dev side."),
+        };
+        let _ = writeln!(out, "<section class=\"verdict\"><h2>{what}</h2><p>{why}</p></section>");
         return;
     };
     let variant = &run.variants[chosen];

@@ -8,7 +8,7 @@ use crate::store::record::Cost;
 /// Costs beside scores, with the Pareto front.
 pub fn cost(out: &mut String, page: &Page) {
     let run = page.run;
-    if run.variants.iter().all(|v| v.cost == Cost::default()) {
+    if run.is_of_the_base_alone() || run.variants.iter().all(|v| v.cost == Cost::default()) {
         return;
     }
     let scored: Vec<(usize, f64)> =

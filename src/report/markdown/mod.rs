@@ -138,12 +138,14 @@ pub fn page(run: &RunRecord, statistics: &Statistics, plots: &[Plot]) -> String 
         scores::checkpoints(&mut out, page);
     }
     notes::unfinished(&mut out, page);
-    out.push_str("\n## Scores on dev\n\n");
-    let seeds = run.variants.iter().flat_map(|v| &v.dev).map(|t| t.seeds.len() + 1).max().unwrap_or(1);
-    let mean = if seeds > 1 { format!(": means over {seeds} protocol seeds") } else { String::new() };
-    let _ = writeln!(out, "What the choices were made on{mean}.\n");
-    scores::table(&mut out, page, "dev", &page.shown);
-    page.left_out(&mut out, page.shown.len(), page.finals.len(), "variants");
+    if !run.is_of_the_base_alone() {
+        out.push_str("\n## Scores on dev\n\n");
+        let seeds = run.variants.iter().flat_map(|v| &v.dev).map(|t| t.seeds.len() + 1).max().unwrap_or(1);
+        let mean = if seeds > 1 { format!(": means over {seeds} protocol seeds") } else { String::new() };
+        let _ = writeln!(out, "What the choices were made on{mean}.\n");
+        scores::table(&mut out, page, "dev", &page.shown);
+        page.left_out(&mut out, page.shown.len(), page.finals.len(), "variants");
+    }
     cost::cost(&mut out, page);
     notes::settings(&mut out, page);
     noise::sources(&mut out, page);
@@ -274,6 +276,7 @@ mod tests {
             limit: None,
             limits: BTreeMap::new(),
             protocol: "sklearn-1.9".into(),
+            published: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -8,6 +8,10 @@ use crate::store::record::{Unfinished, VariantKind};
 pub fn settings(out: &mut String, page: &Page) {
     let run = page.run;
     out.push_str("\n## Settings\n\n");
+    if run.is_of_the_base_alone() {
+        let _ = writeln!(out, "Base: {}.", run.base);
+        return;
+    }
     let _ = writeln!(out, "Base: {}. Training rows: {}.\n", run.base, {
         let sets: Vec<String> = run.data.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
         sets.join(", ")

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use super::{CHOICE, Page, ROWS, cell, points, signed};
+use crate::metric::aggregate;
 use crate::report::escape;
 use crate::report::statistics::{Estimate, Statistics, is_final};
 use crate::store::choice::same_model;
-use crate::store::record::{RunRecord, VariantKind};
+use crate::store::record::{Published, RunRecord, VariantKind};
 
 /// Most variants that are compared with each other.
 const COMPARED: usize = 8;
@@ -58,6 +59,26 @@ pub fn table(out: &mut String, page: &Page, on: &str, rows: &[usize]) {
             .collect();
         let _ = writeln!(out, "| {}{mark} | {} |", page.label(*row), shown.join(" | "));
     }
+    for published in page.run.published.iter().filter(|_| on == "test") {
+        let score = |rule: &str| published_score(page.statistics, published, rule).map_or_else(|| "–".into(), points);
+        let shown: Vec<String> = columns.iter().map(|(_, rule)| score(rule)).collect();
+        let _ = writeln!(out, "| {} (published) | {} |", published.name, shown.join(" | "));
+    }
+}
+
+/// A published model's score under a column; none of a mean where it lacks one of the tasks.
+pub fn published_score(statistics: &Statistics, published: &Published, rule: &str) -> Option<f64> {
+    let tasks = statistics.tasks_on("test").into_iter();
+    let scores: Vec<(String, Option<f64>)> =
+        tasks.map(|(name, kind)| (kind, published.scores.get(&name).copied())).collect();
+    match rule {
+        "mean_task" => aggregate::mean_task(&scores.iter().map(|(_, score)| *score).collect::<Vec<_>>()),
+        "mean_task_type" => aggregate::mean_task_type(&scores),
+        rule => match rule.strip_prefix("type:") {
+            Some(kind) => aggregate::type_means(&scores).into_iter().find(|(known, _)| known == kind)?.1,
+            None => published.scores.get(rule).copied(),
+        },
+    }
 }
 
 pub fn legend(out: &mut String, page: &Page) {
@@ -72,6 +93,12 @@ pub fn legend(out: &mut String, page: &Page) {
         names.join(", "),
         limits(page.run)
     );
+    if !page.run.published.is_empty() {
+        out.push_str(
+            "Rows marked *(published)* are as their authors gave them: without intervals, in no choice and never bold; a dash \
+             where they have no score, or lack a task of the mean.\n",
+        );
+    }
     out.push('\n');
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{CHOICE, Page, between, p_value, parts, points, signed};
+use super::{CHOICE, Page, between, p_value, parts, points, scores, signed};
 use crate::metric::interval;
 use crate::report::statistics::Difference;
 use crate::store::choice::same_model;
@@ -10,6 +10,11 @@ use crate::store::choice::same_model;
 pub fn summary(out: &mut String, page: &Page) {
     let (run, statistics, rule) = (page.run, page.statistics, page.rule);
     let Some(choice) = &run.choice else {
+        if let (Some(base), true) = (page.base, run.is_of_the_base_alone()) {
+            out.push_str("Nothing was trained: the base alone was scored, on test.\n\n");
+            means(out, page, base);
+            return;
+        }
         out.push_str("Nothing could be chosen: no task has a dev side.\n");
         return;
     };
@@ -23,10 +28,7 @@ pub fn summary(out: &mut String, page: &Page) {
         let text: Vec<String> = variant.settings.iter().map(|(k, v)| format!("{k} = {v}")).collect();
         let _ = writeln!(out, "- Its settings: {}; those of all trials are below.", text.join(", "));
     }
-    if let Some(e) = statistics.estimate("test", chosen, rule) {
-        let (measure, score) = (page.measure(), points(e.score));
-        let _ = writeln!(out, "- On test: {measure} {score} (95 % interval {}).", between(e.interval));
-    }
+    means(out, page, chosen);
     compared(out, page, chosen);
     let all: Vec<usize> = (0..run.variants.len()).collect();
     let shares = statistics.best_shares(CHOICE, &all, rule);
@@ -44,6 +46,24 @@ pub fn summary(out: &mut String, page: &Page) {
             100.0 * share,
             choice.on
         );
+    }
+}
+
+/// A variant's score on test, and those of published models beside it.
+fn means(out: &mut String, page: &Page, variant: usize) {
+    let (measure, rule) = (page.measure(), page.rule);
+    let Some(ours) = page.statistics.estimate("test", variant, rule) else { return };
+    let (score, ends) = (points(ours.score), between(ours.interval));
+    let _ = writeln!(out, "- On test: {measure} {score} (95 % interval {ends}).");
+    for published in &page.run.published {
+        if let Some(theirs) = scores::published_score(page.statistics, published, rule) {
+            let (name, difference) = (&published.name, signed(ours.score - theirs));
+            let _ = writeln!(
+                out,
+                "- {name} as published: {measure} {}; ours less it {difference}, not paired.",
+                points(theirs)
+            );
+        }
     }
 }
 
