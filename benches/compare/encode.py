@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
 
 THREADS = int(os.environ.get("THREADS", "2"))
 torch.set_num_threads(THREADS)
@@ -35,6 +36,12 @@ def read_texts(path: str) -> list[str]:
     return [next(row[key] for key in ("text", "query", "sentence1") if row.get(key) is not None) for row in rows]
 
 
+def token_ids(model: SentenceTransformer, texts: list[str]) -> list[list[int]]:
+    if isinstance(model.tokenizer, Tokenizer):  # static embeddings: no special tokens, no limit
+        return [encoding.ids for encoding in model.tokenizer.encode_batch(texts, add_special_tokens=False)]
+    return model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
@@ -44,8 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     model = SentenceTransformer(args.model, device="cpu", model_kwargs={"torch_dtype": DTYPES[args.dtype]})
     texts = read_texts(args.texts)
-    ids = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]
-    tokens = sum(map(len, ids))
+    tokens = sum(map(len, token_ids(model, texts)))
     model.encode(texts[:32], batch_size=32, show_progress_bar=False)
     start = time.perf_counter()
     embeddings = model.encode(texts, batch_size=32, show_progress_bar=False)
