@@ -498,13 +498,13 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 /// What reading and building a folder says.
 fn error_of(folder: &Path) -> String {
     let built = ModelFiles::load(folder).and_then(|files| Embedder::build(&files, &BuildOptions::default()).map(drop));
-    built.err().expect("the folder is damaged").to_string()
+    built.expect_err("the folder is damaged").to_string()
 }
 
 #[test]
 fn configs_that_contradict_weights_or_ask_for_more_are_one_error_each() {
     type Change = fn(&mut Value);
-    let cases: [(&str, Change, &[&str]); 16] = [
+    let cases: [(&str, Change, &[&str]); 19] = [
         ("modern_bert", |c| c["intermediate_size"] = 48.into(), &["layers.0.mlp.Wi.weight", "[96, 32]"]),
         ("modern_bert", |c| c["num_hidden_layers"] = 5.into(), &["no tensor `layers.4."]),
         ("modern_bert", |c| c["layer_types"] = json!(["full_attention"]), &["layer_types has 1 entries"]),
@@ -520,6 +520,9 @@ fn configs_that_contradict_weights_or_ask_for_more_are_one_error_each() {
         ("gemma3", |c| c["attn_logit_softcapping"] = 50.into(), &["attn_logit_softcapping"]),
         ("nomic_bert", |c| c["rotary_emb_fraction"] = 0.5.into(), &["rotary_emb_fraction"]),
         ("deberta_v2", |c| c["conv_kernel_size"] = 3.into(), &["conv_kernel_size"]),
+        ("deberta_v2", |c| c["max_relative_positions"] = 5.into(), &["position_buckets 8", "max_relative_positions 5"]),
+        ("modern_bert", |c| c["num_attention_heads"] = 32.into(), &["odd width"]),
+        ("qwen2", |c| c["quantization_config"] = json!({"load_in_8bit": true}), &["quantization_config"]),
         (
             "distilbert",
             |c| c["model_type"] = "bloom".into(),

@@ -39,12 +39,15 @@ fn an_end_token_that_the_config_asks_for_is_added_once() {
             .map(|t| t.encode(&["a", "a b c d e f g", ""], "").unwrap())
     };
     // Its own template ends texts already.
-    let with = serde_json::json!({"add_eos_token": true, "eos_token": {"content": "<|endoftext|>"}});
+    let map = serde_json::json!({"AutoTokenizer": ["tokenization.Own", null]});
+    let with = serde_json::json!({"add_eos_token": true, "auto_map": map, "eos_token": {"content": "<|endoftext|>"}});
     let own = ids("architectures/qwen3", serde_json::Value::Null).unwrap();
     assert_eq!(ids("architectures/qwen3", with.clone()).unwrap(), own);
-    let other = serde_json::json!({"add_eos_token": true, "eos_token": "<s>"});
+    let other = serde_json::json!({"add_eos_token": true, "auto_map": map, "eos_token": "<s>"});
+    let without_code = serde_json::json!({"add_eos_token": true, "eos_token": "<s>"});
     let (plain, added) =
         (ids("tokenizers/byte_level", serde_json::Value::Null).unwrap(), ids("tokenizers/byte_level", other).unwrap());
+    assert_eq!(ids("tokenizers/byte_level", without_code).unwrap(), plain);
     for (plain, added) in plain.iter().zip(&added) {
         assert!(added.last() == Some(&0) && added.len() <= 6, "{added:?}");
         if plain.len() < 6 {

@@ -1,5 +1,7 @@
 //! α along the depth of an encoder.
 
+use crate::model::names::{layer_of, of_embeddings};
+
 /// The α of a tensor: `values` are spread evenly from the first layer to the last and interpolated linearly by the layer's
 /// number; the only layer of an encoder stands in the middle. The embeddings, which come before the layers, have the first
 /// value; what comes after them (pooler, `Dense` heads) has the last. One value holds everywhere, to the bit.
@@ -8,7 +10,7 @@
 pub fn of_tensor(values: &[f64], name: &str, layers: usize) -> f64 {
     match layer_of(name) {
         Some(layer) => of_layer(values, layer, layers),
-        None if name.contains("embeddings.") => values.first().copied().unwrap_or(f64::NAN),
+        None if of_embeddings(name) => values.first().copied().unwrap_or(f64::NAN),
         None => values.last().copied().unwrap_or(f64::NAN),
     }
 }
@@ -24,12 +26,6 @@ fn of_layer(values: &[f64], layer: usize, layers: usize) -> f64 {
     let below = at.floor() as usize;
     let (Some(&low), high) = (values.get(below), values.get(below + 1)) else { return f64::NAN };
     high.map_or(low, |&high| low + (high - low) * (at - below as f64))
-}
-
-/// The number of the encoder's layer that a tensor belongs to: after `layer` or `layers` in its name.
-fn layer_of(name: &str) -> Option<usize> {
-    let mut parts = name.split('.').skip_while(|part| !matches!(*part, "layer" | "layers"));
-    parts.nth(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -52,6 +48,8 @@ mod tests {
         assert_eq!(at("encoder.layer.0.output.dense.weight"), 0.0);
         assert_eq!(at("encoder.layer.1.output.dense.weight"), 0.5);
         assert_eq!(at("encoder.layer.2.output.dense.weight"), 1.0);
+        assert_eq!(at("encoder.block.1.layer.0.SelfAttention.q.weight"), 0.5);
+        assert_eq!(at("embed_tokens.weight"), 0.0);
         assert_eq!(at("pooler.dense.weight"), 1.0);
         assert_eq!(at("2_Dense.linear.weight"), 1.0);
     }

@@ -170,6 +170,12 @@ impl Embedder {
         }
         let taken = parameters.finish()?;
         taken.held.names().for_each(|name| _ = files.weights.remove(name));
+        // What was in half precision is in f32 now, and not kept twice.
+        for (name, tensor) in &taken.used {
+            if let Some(own) = files.weights.get_mut(name).filter(|own| own.dtype() != tensor.dtype()) {
+                *own = tensor.detach();
+            }
+        }
         Ok(Self {
             files,
             encoder,

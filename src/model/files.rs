@@ -88,11 +88,19 @@ impl ModelFiles {
             _ => Value::Null,
         };
         let room = architecture.max_tokens();
-        let stated = layout.max_seq_length.or_else(|| {
-            tokenizer_config["model_max_length"].as_f64().filter(|v| *v >= 1.0 && *v < 1e9).map(|v| v as usize)
-        });
+        let own =
+            || tokenizer_config["model_max_length"].as_f64().filter(|v| *v >= 1.0 && *v < 1e9).map(|v| v as usize);
+        let stated = match layout.word_table {
+            // sentence-transformers has no limit but the tokenizer's own.
+            true => match root.join("tokenizer.json") {
+                path if path.is_file() => read_json(&path)?["truncation"]["max_length"].as_u64().map(|v| v as usize),
+                _ => None,
+            },
+            false => layout.max_seq_length.or_else(own),
+        };
         let max_seq_length = stated.unwrap_or(room).min(room).max(2);
         let mut tokenizer = TextTokenizer::load(&root, max_seq_length, layout.lower_case, &tokenizer_config)?;
+        let ends = tokenizer.ends_anew();
         if layout.word_table {
             tokenizer = tokenizer.without_special_tokens();
         }
@@ -102,6 +110,17 @@ impl ModelFiles {
             let path = root.join(name);
             if path.is_file() {
                 let content = std::fs::read(&path).map_err(|e| ModelError::io(&path, e))?;
+                let content = match name {
+                    // Readers of what is saved take the end token from here.
+                    "tokenizer.json" if ends => tokenizer.to_json()?,
+                    // Code that does not come along.
+                    "tokenizer_config.json" if tokenizer_config["auto_map"].is_object() => {
+                        let mut config = tokenizer_config.clone();
+                        config.as_object_mut().map(|map| map.remove("auto_map"));
+                        pretty(&config)
+                    }
+                    _ => content,
+                };
                 tokenizer_files.push((name.to_string(), content));
             }
         }
@@ -186,9 +205,10 @@ impl ModelFiles {
             let path = folder.join(name);
             atomic::write(&path, content).map_err(|e| ModelError::io(&path, e))
         };
-        let mut config = self.config.clone();
+        let mut config = self.architecture.stored_config(&self.config);
         if let Some(map) = config.as_object_mut() {
             map.remove("torch_dtype");
+            map.remove("auto_map");
             map.insert("dtype".into(), json!("float32"));
             let class = Architecture::class(self.config["model_type"].as_str().unwrap_or_default());
             map.insert("architectures".into(), json!([class]));
@@ -246,8 +266,13 @@ impl ModelFiles {
 
 fn check_vocabulary(root: &Path, tokenizer: &TextTokenizer, architecture: &Architecture) -> Result<(), ModelError> {
     let vocabulary = architecture.spec().vocab_size;
-    let size = tokenizer.inner().get_vocab_size(true);
-    let highest = tokenizer.inner().get_vocab(true).into_values().max().unwrap_or(0) as usize;
+    let size = tokenizer.inner().get_vocab_size(false);
+    let highest = |added: bool| tokenizer.inner().get_vocab(added).into_values().max().unwrap_or(0) as usize;
+    if highest(false) < vocabulary && highest(true) >= vocabulary {
+        // Gemma3's <image_soft_token>, say; a text that holds one is refused.
+        tracing::debug!("{}: has added tokens outside the {vocabulary} of config.json", root.display());
+    }
+    let highest = highest(false);
     if highest >= vocabulary {
         return Err(ModelError::file(
             &root.join("tokenizer.json"),

@@ -118,13 +118,14 @@ impl Layout {
         for module in modules {
             let kind = module["type"].as_str().unwrap_or_default();
             let place = module["path"].as_str().unwrap_or_default();
+            let place = place.strip_prefix("./").unwrap_or(if place == "." { "" } else { place });
             if place.starts_with('/') || place.split('/').any(|part| part == "..") {
                 return Err(ModelError::file(&path, format!("module path `{place}` leads outside the folder")));
             }
             match kind.rsplit('.').next().unwrap_or_default() {
                 "Transformer" => layout.read_transformer(folder, place)?,
                 "StaticEmbedding" => {
-                    layout.transformer = place.trim_matches('.').to_string();
+                    layout.transformer = place.to_string();
                     (layout.word_table, layout.pooling) = (true, vec![PoolingMode::Mean]);
                 }
                 "Pooling" => layout.read_pooling(&folder.join(place).join("config.json"))?,

@@ -7,6 +7,7 @@ mod error;
 pub mod files;
 pub mod layers;
 pub mod layout;
+pub mod names;
 pub mod parameters;
 pub mod prompts;
 pub mod scratch;

@@ -21,6 +21,8 @@ pub struct TextTokenizer {
     lower_case: bool,
     /// Whether special tokens are added.
     special: bool,
+    /// Whether the end token is added here and not by the file.
+    ends_anew: bool,
 }
 
 impl TextTokenizer {
@@ -48,7 +50,8 @@ impl TextTokenizer {
                  tokenizer), which writes it",
             ));
         };
-        Self::new(with_end_token(inner, config, folder)?, max_length, lower_case)
+        let (inner, ends_anew) = with_end_token(inner, config, folder)?;
+        Ok(Self { ends_anew, ..Self::new(inner, max_length, lower_case)? })
     }
 
     /// Wraps a tokenizer.
@@ -60,7 +63,7 @@ impl TextTokenizer {
         inner
             .with_truncation(Some(TruncationParams { max_length, ..Default::default() }))
             .map_err(|e| ModelError::Tokenizer(format!("max_seq_length {max_length}: {e}")))?;
-        Ok(Self { inner, max_length, lower_case, special: true })
+        Ok(Self { inner, max_length, lower_case, special: true, ends_anew: false })
     }
 
     /// The same with another limit.
@@ -68,7 +71,8 @@ impl TextTokenizer {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_max_length(&self, max_length: usize) -> Result<Self, ModelError> {
-        Ok(Self { special: self.special, ..Self::new(self.inner.clone(), max_length, self.lower_case)? })
+        let (special, ends_anew) = (self.special, self.ends_anew);
+        Ok(Self { special, ends_anew, ..Self::new(self.inner.clone(), max_length, self.lower_case)? })
     }
 
     /// The same, adding no special tokens.
@@ -119,21 +123,37 @@ impl TextTokenizer {
         ["[MASK]", "<mask>"].into_iter().find(|token| self.inner.token_to_id(token).is_some()).map(String::from)
     }
 
+    /// Whether the end token is added here and not by the file that it was read from.
+    pub fn ends_anew(&self) -> bool {
+        self.ends_anew
+    }
+
+    /// What `tokenizer.json` is to hold.
+    ///
+    /// # Errors
+    /// None but a lack of memory.
+    pub fn to_json(&self) -> Result<Vec<u8>, ModelError> {
+        let fail = |e: tokenizers::Error| ModelError::Tokenizer(e.to_string());
+        let mut inner = self.inner.clone();
+        inner.with_truncation(None).map_err(fail)?;
+        inner.to_string(true).map(String::into_bytes).map_err(fail)
+    }
+
     /// The tokenizer itself.
     pub fn inner(&self) -> &Tokenizer {
         &self.inner
     }
 }
 
-/// With the end token behind every text where `tokenizer_config.json` says `add_eos_token` and `tokenizer.json` does not do it, as in gte-Qwen2's,
-/// whose own code does.
+/// With the end token behind every text where `tokenizer_config.json` says `add_eos_token`, `tokenizer.json` does not do it, and the model has code of
+/// its own that does (`auto_map`), as gte-Qwen2; and whether it was put. Without such code transformers 5 does nothing of the kind.
 fn with_end_token(
     mut tokenizer: Tokenizer,
     config: &serde_json::Value,
     folder: &Path,
-) -> Result<Tokenizer, ModelError> {
-    if config["add_eos_token"].as_bool() != Some(true) {
-        return Ok(tokenizer);
+) -> Result<(Tokenizer, bool), ModelError> {
+    if config["add_eos_token"].as_bool() != Some(true) || config["auto_map"].is_null() {
+        return Ok((tokenizer, false));
     }
     let fail = |message: String| ModelError::file(&folder.join("tokenizer_config.json"), message);
     let Some(token) = config["eos_token"].as_str().or_else(|| config["eos_token"]["content"].as_str()) else {
@@ -144,7 +164,7 @@ fn with_end_token(
     };
     let ends = tokenizer.encode_fast("a", true).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
     if ends.get_ids().last() == Some(&id) {
-        return Ok(tokenizer);
+        return Ok((tokenizer, false));
     }
     let template = TemplateProcessing::builder()
         .try_single(vec!["$A:0".to_string(), format!("{token}:0")])
@@ -155,7 +175,7 @@ fn with_end_token(
     let mut processors: Vec<PostProcessorWrapper> = tokenizer.get_post_processor().cloned().into_iter().collect();
     processors.push(template.into());
     tokenizer.with_post_processor(Some(Sequence::new(processors)));
-    Ok(tokenizer)
+    Ok((tokenizer, true))
 }
 
 fn from_vocabulary(vocab: &Path, config: &serde_json::Value) -> Result<Tokenizer, ModelError> {

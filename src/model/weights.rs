@@ -58,15 +58,34 @@ fn read_safetensors(path: &Path) -> Result<Weights, ModelError> {
     Ok(weights)
 }
 
-/// Whole numbers of a safetensors file's tensor, where it has it.
+/// As [`read`], of a table whose values may be whole numbers of 8 bits (Model2Vec's smallest files; their scale goes with the unit length), and of its
+/// `mapping`, where the file has one.
 ///
 /// # Errors
-/// Where the file is damaged, or the tensor is of another type.
-pub fn read_integers(path: &Path, name: &str) -> Result<Option<Vec<i64>>, ModelError> {
+/// As [`read`].
+pub fn read_table(path: &Path, name: &str) -> Result<(Weights, Option<Vec<i64>>), ModelError> {
+    if path.extension().is_none_or(|e| e != "safetensors") {
+        return Ok((read(path)?, None));
+    }
     let bytes = std::fs::read(path).map_err(|e| ModelError::io(path, e))?;
     let parsed = SafeTensors::deserialize(&bytes).map_err(|e| {
         ModelError::file(path, format!("not a whole safetensors file ({e}): copy or download it again"))
     })?;
+    let mut weights = Weights::new();
+    for (key, view) in parsed.tensors() {
+        if view.dtype() == Dtype::I8 {
+            let values: Vec<f32> = view.data().iter().map(|b| f32::from(*b as i8)).collect();
+            weights.insert(key, Tensor::from_vec(values, view.shape(), &Device::Cpu)?);
+        } else if key != name && !matches!(view.dtype(), Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL) {
+            weights.insert(key.clone(), to_tensor(path, &key, &view)?);
+        }
+    }
+    check_finite(path, &weights)?;
+    Ok((weights, integers(path, &parsed, name)?))
+}
+
+/// Whole numbers of a tensor, where the file has it.
+fn integers(path: &Path, parsed: &SafeTensors<'_>, name: &str) -> Result<Option<Vec<i64>>, ModelError> {
     let Ok(view) = parsed.tensor(name) else { return Ok(None) };
     let data = view.data();
     let values = match view.dtype() {
@@ -88,8 +107,6 @@ fn to_tensor(path: &Path, name: &str, view: &TensorView<'_>) -> Result<Tensor, M
         Dtype::F16 => return half(DType::F16),
         Dtype::BF16 => return half(DType::BF16),
         Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        // Model2Vec's smallest files; their scale goes with the unit length.
-        Dtype::I8 => data.iter().map(|b| f32::from(*b as i8)).collect(),
         Dtype::F64 => data
             .chunks_exact(8)
             .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)

@@ -213,6 +213,9 @@ impl Linear {
     }
 }
 
+/// Weights of layers that are run as one, at the most.
+const JOINT_VALUES: usize = 8 << 20;
+
 /// Layers of one input run as one, so that the input is read, and its gradient summed, once.
 #[derive(Debug, Clone)]
 pub struct Joint {
@@ -235,7 +238,11 @@ impl Joint {
     /// put together.
     fn possible(parts: &[&Linear]) -> bool {
         let plain = |p: &&Linear| p.lora.is_none() && p.weight.dense().is_some() && p.weight.on_cpu();
-        parts.iter().all(plain) && parts.windows(2).all(|p| p[0].bias.is_some() == p[1].bias.is_some())
+        // Large layers gain nothing, and a second copy of them would cost much.
+        let values: usize = parts.iter().filter_map(|p| p.weight.dense()).map(Tensor::elem_count).sum();
+        values <= JOINT_VALUES
+            && parts.iter().all(plain)
+            && parts.windows(2).all(|p| p[0].bias.is_some() == p[1].bias.is_some())
     }
 
     fn whole(parts: &[&Linear]) -> Result<Linear> {

@@ -72,11 +72,12 @@ impl Angles {
 
     /// Cosines and sines of positions as tensors `[tokens, depth / 2]`.
     pub(super) fn tensors(&self, positions: &[u32], half: usize, like: &Tensor) -> Result<(Tensor, Tensor)> {
-        let of = |which: fn((&[f32], &[f32])) -> Vec<f32>| {
-            let rows: Vec<f32> = positions.iter().flat_map(|&p| which(self.row(p as usize, half))).collect();
+        let of = |table: &[f32]| {
+            let row = |p: &u32| table[*p as usize * half..(*p as usize + 1) * half].to_vec();
+            let rows: Vec<f32> = positions.iter().flat_map(row).collect();
             Tensor::from_vec(rows, (positions.len(), half), like.device())?.to_dtype(like.dtype())
         };
-        Ok((of(|(cos, _)| cos.to_vec())?, of(|(_, sin)| sin.to_vec())?))
+        Ok((of(&self.cos)?, of(&self.sin)?))
     }
 }
 

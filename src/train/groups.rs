@@ -1,6 +1,7 @@
 //! Parameter groups: which learning rate and weight decay a tensor has, by its name.
 
 use crate::adapter::glob;
+use crate::model::names::{layer_of, of_embeddings};
 
 /// A group of tensors with rates of their own.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -89,23 +90,11 @@ impl Groups {
         }
         let below = match layer_of(name) {
             Some(layer) => self.layers.saturating_sub(1 + layer),
-            None if ["embeddings.", "embed_tokens.", "shared.", "embedding."]
-                .iter()
-                .any(|table| name.contains(table)) =>
-            {
-                self.layers
-            }
+            None if of_embeddings(name) => self.layers,
             None => 0,
         };
         self.layer_decay.powi(below as i32)
     }
-}
-
-/// The number after `layer.` or `layers.` in a tensor's name.
-pub fn layer_of(name: &str) -> Option<usize> {
-    let parts: Vec<&str> = name.split('.').collect();
-    let at = parts.iter().position(|part| matches!(*part, "layer" | "layers" | "block" | "h"))?;
-    parts.get(at + 1)?.parse().ok()
 }
 
 #[cfg(test)]

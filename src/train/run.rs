@@ -17,7 +17,7 @@ use super::schedule::Shape;
 use super::trainer::Trainer;
 use crate::adapter::{Adapter, LoraSpec, Quantization};
 use crate::model::embedder::WeightBytes;
-use crate::model::{Embedder, ModelDropout, ModelFiles};
+use crate::model::{Embedder, ModelDropout, ModelFiles, names};
 use crate::objective::Criterion;
 use crate::objective::tsdae::Noise;
 
@@ -194,14 +194,10 @@ pub fn linear_layers(files: &ModelFiles) -> BTreeMap<String, (usize, usize)> {
             let module = name.strip_suffix(".weight")?;
             let (outputs, inputs) = tensor.dims2().ok()?;
             // Tables are no linear layers, and the pooler is never run.
-            let table = TABLES.iter().any(|name| module.contains(name)) || matches!(module, "shared" | "embedding");
-            (!table && !module.starts_with("pooler")).then(|| (module.into(), (outputs, inputs)))
+            (!names::is_table(module) && !module.starts_with("pooler")).then(|| (module.into(), (outputs, inputs)))
         })
         .collect()
 }
-
-/// Parts of the names of matrices whose rows are looked up.
-const TABLES: [&str; 3] = ["embeddings", "embed_tokens", "relative_attention_bias"];
 
 /// The modules that get an adapter: those named, or the architecture's own where none are.
 pub fn adapter_targets(files: &ModelFiles, named: &[String]) -> Vec<String> {

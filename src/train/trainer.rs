@@ -296,7 +296,7 @@ impl<'a> Trainer<'a> {
             quantization_bits: settings.adapter.as_ref().and_then(|a| a.quantization.as_ref()).map(|q| q.bits()),
             adapter: settings.adapter.as_ref().map(|a| {
                 serde_json::json!({"r": a.spec.rank, "lora_alpha": a.spec.alpha, "lora_dropout": a.spec.dropout,
-                    "target_modules": a.targets})
+                    "target_modules": adapter_targets(self.run.base, &a.targets)})
             }),
             total_parameters: (self.embedder.weight_bytes().dense / 4) as u64,
             trainable_parameters: trainable,

@@ -60,6 +60,9 @@ impl<'a> Encoder<'a> {
             self.truncated += encoded.truncated;
         }
         self.cache.take_warnings().iter().for_each(|warning| tracing::warn!("embedding cache: {warning}"));
-        Ok(out)
+        Ok(match self.embedder.files().layout.truncate_dim {
+            Some(dim) => out.columns(dim),
+            None => out,
+        })
     }
 }

@@ -7,7 +7,7 @@ use super::fields::Fields;
 use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
 };
 use crate::model::parameters::Parameters;
 use crate::nn::activation::Activation;
@@ -128,7 +128,7 @@ impl BertConfig {
             attention: attention.into(),
             feed_forward,
             order: Order::After(norms),
-            drops_attention: true,
+            drops: [Drops::AsHidden; 2],
             relative: None,
         })
     }

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use super::fields::Fields;
-use super::{ModelDropout, Spec, UNLIMITED};
+use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::disentangled::{Content, Disentangled, PositionProjection, Rows};
 use crate::model::layers::{
-    Attention, Distances, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Relative,
+    Attention, Distances, Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Relative,
 };
 use crate::model::parameters::Parameters;
 use crate::nn::activation::Activation;
@@ -70,6 +70,11 @@ impl DebertaConfig {
             Some(buckets) if second && buckets > 0 => fields.count("position_buckets", None, 4)?,
             _ => 0,
         };
+        if buckets > 0 && farthest <= buckets / 2 + 1 {
+            return Err(fields.fail(format!(
+                "position_buckets {buckets}: their half must be less than max_relative_positions {farthest} by more than 1"
+            )));
+        }
         let rows = match buckets {
             0 => Rows { half: farthest, buckets: None },
             half => Rows { half, buckets: Some(farthest) },
@@ -105,7 +110,7 @@ impl DebertaConfig {
         Spec {
             vocab_size: self.vocab_size,
             hidden_size: self.hidden_size,
-            max_tokens: if self.absolute { self.positions } else { UNLIMITED },
+            max_tokens: self.positions,
             layers: self.layers,
             dropout: self.dropout,
         }
@@ -197,10 +202,10 @@ impl DebertaConfig {
         };
         let order = Order::After([first, norm("output.LayerNorm")?]);
         Ok(Layer {
-            attention: Attention::Disentangled(attention),
+            attention: Attention::Disentangled(Box::new(attention)),
             feed_forward,
             order,
-            drops_attention: true,
+            drops: [Drops::AsHidden; 2],
             relative: None,
         })
     }

@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
 };
 use crate::model::parameters::Parameters;
 use crate::nn::activation::Activation;
@@ -97,6 +97,12 @@ impl DistilBertConfig {
             output: p.linear(&at("ffn.lin2"), inner, hidden)?,
         };
         let order = Order::After([first, norm("output_layer_norm")?]);
-        Ok(Layer { attention: attention.into(), feed_forward, order, drops_attention: false, relative: None })
+        Ok(Layer {
+            attention: attention.into(),
+            feed_forward,
+            order,
+            drops: [Drops::Never, Drops::AsHidden],
+            relative: None,
+        })
     }
 }

@@ -94,6 +94,15 @@ impl Fields<'_> {
         }
     }
 
+    /// As [`Self::heads`], heads of an even width, which rotary positions need.
+    pub fn even_heads(&self, width: &str, heads: &str) -> Result<(usize, usize), ModelError> {
+        let (size, count) = self.heads(width, heads)?;
+        match (size / count).is_multiple_of(2) {
+            true => Ok((size, count)),
+            false => Err(self.fail(format!("{width} {size} and {heads} {count} make heads of an odd width"))),
+        }
+    }
+
     /// A probability of dropout.
     pub fn probability(&self, key: &str, default: f32) -> Result<f32, ModelError> {
         match &self.config[key] {

@@ -10,7 +10,7 @@ use super::fields::Fields;
 use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
 };
 use crate::model::parameters::Parameters;
 use crate::nn::activation::Activation;
@@ -148,6 +148,6 @@ impl GemmaConfig {
             norm("pre_feedforward_layernorm")?,
             norm("post_feedforward_layernorm")?,
         ]);
-        Ok(Layer { attention: attention.into(), feed_forward, order, drops_attention: false, relative: None })
+        Ok(Layer { attention: attention.into(), feed_forward, order, drops: [Drops::Never; 2], relative: None })
     }
 }

@@ -116,6 +116,12 @@ impl Architecture {
         let model_type = config["model_type"]
             .as_str()
             .ok_or_else(|| fields.fail("has no `model_type`: not a transformers config"))?;
+        if !config["quantization_config"].is_null() {
+            return Err(fields.fail(
+                "quantization_config: weights that are stored quantised are not read: take the model that they were made of \
+                 (adapter.kind qlora quantises it here)",
+            ));
+        }
         let architecture = match model_type {
             "bert" | "roberta" | "xlm-roberta" | "camembert" => Self::Bert(BertConfig::parse(&fields, model_type)?),
             "deberta" | "deberta-v2" => Self::Deberta(DebertaConfig::parse(&fields, model_type)?),
@@ -218,6 +224,14 @@ impl Architecture {
         }
     }
 
+    /// The config as it is written: with transformers' keys beside others that mean the same.
+    pub(super) fn stored_config(&self, config: &Value) -> Value {
+        match self {
+            Self::NomicBert(own) => own.stored_config(config),
+            _ => config.clone(),
+        }
+    }
+
     /// transformers' class for the bare encoder, by the config's `model_type`.
     pub fn class(model_type: &str) -> &'static str {
         match model_type {
@@ -240,7 +254,7 @@ impl Architecture {
         }
     }
 
-    /// Modules that get an adapter where none are named: PEFT's own choice for the architecture.
+    /// Modules that get an adapter where none are named: PEFT's own choice where it has one, else queries and values.
     pub fn lora_targets(&self) -> &'static [&'static str] {
         match self {
             Self::Bert(_) => &["query", "value"],

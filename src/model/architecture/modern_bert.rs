@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
 };
 use crate::model::parameters::Parameters;
 use crate::nn::activation::Activation;
@@ -40,7 +40,7 @@ pub struct ModernBertConfig {
 
 impl ModernBertConfig {
     pub(super) fn parse(fields: &Fields<'_>) -> Result<Self, ModelError> {
-        let (hidden_size, heads) = fields.heads("hidden_size", "num_attention_heads")?;
+        let (hidden_size, heads) = fields.even_heads("hidden_size", "num_attention_heads")?;
         let layers = fields.count("num_hidden_layers", None, 0)?;
         let every = fields.count("global_attn_every_n_layers", Some(3), 1)?;
         Ok(Self {
@@ -124,6 +124,12 @@ impl ModernBertConfig {
         };
         let first = if index == 0 { Norm::None } else { self.norm(&at("attn_norm"), p)? };
         let order = Order::Before([first, self.norm(&at("mlp_norm"), p)?]);
-        Ok(Layer { attention: attention.into(), feed_forward, order, drops_attention: false, relative: None })
+        Ok(Layer {
+            attention: attention.into(),
+            feed_forward,
+            order,
+            drops: [Drops::AsWeights, Drops::Never],
+            relative: None,
+        })
     }
 }

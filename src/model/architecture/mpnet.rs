@@ -6,7 +6,7 @@ use super::fields::Fields;
 use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, Relative, RelativeBias,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, Relative, RelativeBias,
     SelfAttention,
 };
 use crate::model::parameters::Parameters;
@@ -107,6 +107,6 @@ impl MpnetConfig {
             output: p.linear(&at("output.dense"), inner, hidden)?,
         };
         let order = Order::After([first, norm("output.LayerNorm")?]);
-        Ok(Layer { attention: attention.into(), feed_forward, order, drops_attention: true, relative: None })
+        Ok(Layer { attention: attention.into(), feed_forward, order, drops: [Drops::AsHidden; 2], relative: None })
     }
 }

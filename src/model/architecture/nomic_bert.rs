@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use serde_json::{Value, json};
 
 use super::fields::Fields;
 use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
 };
 use crate::model::parameters::Parameters;
 use crate::model::weights::{self, Weights};
@@ -39,7 +40,7 @@ impl NomicBertConfig {
         let vocab_size = fields.count("vocab_size", None, 1)?;
         let kinds = fields.count("type_vocab_size", Some(2), 1)?;
         if fields.config["n_embd"].is_null() {
-            let (hidden_size, heads) = fields.heads("hidden_size", "num_attention_heads")?;
+            let (hidden_size, heads) = fields.even_heads("hidden_size", "num_attention_heads")?;
             return Ok(Self {
                 vocab_size,
                 kinds,
@@ -71,7 +72,7 @@ impl NomicBertConfig {
             return Err(fields.fail("only rotary_emb_fraction 1.0 with rotary_emb_scale_base null is supported"));
         }
         fields.only("activation_function", &["swiglu"])?;
-        let (hidden_size, heads) = fields.heads("n_embd", "n_head")?;
+        let (hidden_size, heads) = fields.even_heads("n_embd", "n_head")?;
         Ok(Self {
             vocab_size,
             kinds,
@@ -85,6 +86,26 @@ impl NomicBertConfig {
             rope: (fields.number("rotary_emb_base", 1000.0)?, 1.0),
             dropout: fields.dropout("resid_pdrop", "attn_pdrop", 0.0)?,
         })
+    }
+
+    /// With transformers' keys, without which transformers 5 takes its own sizes.
+    pub(super) fn stored_config(&self, config: &Value) -> Value {
+        let mut config = config.clone();
+        if let Some(map) = config.as_object_mut() {
+            for (key, value) in [
+                ("hidden_size", json!(self.hidden_size)),
+                ("num_hidden_layers", json!(self.layers)),
+                ("num_attention_heads", json!(self.heads)),
+                ("intermediate_size", json!(self.inner)),
+                ("max_position_embeddings", json!(self.max_tokens)),
+                ("layer_norm_eps", json!(self.eps)),
+                ("hidden_act", json!("silu")),
+                ("rope_parameters", json!({"rope_type": "default", "rope_theta": self.rope.0})),
+            ] {
+                map.entry(key).or_insert(value);
+            }
+        }
+        config
     }
 
     /// Longer texts would have other positions (dynamic scaling), which is not supported.
@@ -148,7 +169,7 @@ impl NomicBertConfig {
         };
         let norm = |module: &str| p.layer_norm(&at(module), hidden, self.eps).map(Norm::Layer);
         let order = Order::After([norm("post_attention_layernorm")?, norm("post_mlp_layernorm")?]);
-        Ok(Layer { attention: attention.into(), feed_forward, order, drops_attention: true, relative: None })
+        Ok(Layer { attention: attention.into(), feed_forward, order, drops: [Drops::AsHidden; 2], relative: None })
     }
 }
 

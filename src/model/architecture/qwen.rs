@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::{ModelDropout, Spec};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, SelfAttention,
 };
 use crate::model::parameters::Parameters;
 use crate::nn::activation::Activation;
@@ -148,6 +148,6 @@ impl QwenConfig {
         };
         let norm = |module: &str| p.rms_norm(&at(module), hidden, eps, false).map(Norm::Rms);
         let order = Order::Before([norm("input_layernorm")?, norm("post_attention_layernorm")?]);
-        Ok(Layer { attention: attention.into(), feed_forward, order, drops_attention: false, relative: None })
+        Ok(Layer { attention: attention.into(), feed_forward, order, drops: [Drops::Never; 2], relative: None })
     }
 }

@@ -55,7 +55,7 @@ impl StaticConfig {
 /// Where there is no table, or what belongs to it does not fit.
 pub(in crate::model) fn read(folder: &Path) -> Result<(Value, Architecture, Weights), ModelError> {
     let path = weights::find(folder)?;
-    let mut found = weights::read(&path)?;
+    let (mut found, mapping) = weights::read_table(&path, "mapping")?;
     let Some(mut table) = found.remove(TABLE).or_else(|| found.remove("embeddings")) else {
         return Err(ModelError::file(&path, format!("no tensor `{TABLE}` (nor `embeddings`): not static embeddings")));
     };
@@ -65,7 +65,7 @@ pub(in crate::model) fn read(folder: &Path) -> Result<(Value, Architecture, Weig
             format!("the table has shape {:?}: must be [tokens, width]", table.dims()),
         ));
     };
-    if let Some(mapping) = weights::read_integers(&path, "mapping")? {
+    if let Some(mapping) = mapping {
         let Some(indices) = mapping.iter().map(|i| u32::try_from(*i).ok().filter(|i| (*i as usize) < rows)).collect()
         else {
             return Err(ModelError::file(&path, format!("`mapping` has an entry outside the table's {rows} rows")));

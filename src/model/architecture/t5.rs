@@ -9,7 +9,7 @@ use super::fields::Fields;
 use super::{ModelDropout, Spec, UNLIMITED};
 use crate::model::ModelError;
 use crate::model::layers::{
-    Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, Relative, RelativeBias,
+    Drops, Embeddings, Encoder, FeedForward, Inner, Layer, Norm, Order, Positions, Projections, Relative, RelativeBias,
     SelfAttention,
 };
 use crate::model::parameters::Parameters;
@@ -133,7 +133,7 @@ impl T5Config {
         let norm = |module: &str| p.rms_norm(&at(module), hidden, self.eps, false).map(Norm::Rms);
         let order = Order::Before([norm("0.layer_norm")?, norm("1.layer_norm")?]);
         let relative = if self.own_bias { Some(self.bias(index, p)?) } else { None };
-        Ok(Layer { attention: attention.into(), feed_forward, order, drops_attention: true, relative })
+        Ok(Layer { attention: attention.into(), feed_forward, order, drops: [Drops::AsHidden; 2], relative })
     }
 }
 

@@ -12,18 +12,22 @@ use crate::nn::rotary::QueryKey;
 #[derive(Debug)]
 pub enum Projections {
     /// By three layers.
-    Separate {
-        /// `[hidden → heads depth]`.
-        query: Linear,
-        /// `[hidden → key_values depth]`.
-        key: Linear,
-        /// As `key`.
-        value: Linear,
-        /// The three in one.
-        joint: Joint,
-    },
+    Separate(Box<Separate>),
     /// By one layer, side by side.
     Fused(Linear),
+}
+
+/// Layers for queries, keys and values.
+#[derive(Debug)]
+pub struct Separate {
+    /// `[hidden → heads depth]`.
+    query: Linear,
+    /// `[hidden → key_values depth]`.
+    key: Linear,
+    /// As `key`.
+    value: Linear,
+    /// The three in one.
+    joint: Joint,
 }
 
 impl Projections {
@@ -33,7 +37,7 @@ impl Projections {
     /// Where their inputs differ.
     pub fn separate(query: Linear, key: Linear, value: Linear) -> Result<Self, ModelError> {
         let joint = Joint::new(&[&query, &key, &value])?;
-        Ok(Self::Separate { query, key, value, joint })
+        Ok(Self::Separate(Box::new(Separate { query, key, value, joint })))
     }
 }
 
@@ -70,19 +74,21 @@ impl SelfAttention {
         let heads = Heads { causal: self.heads.causal || pass.causal, dropout, ..self.heads.clone() };
         let qkv = match &self.projections {
             Projections::Fused(linear) => linear.forward(x, pass.adapter_seed(0))?,
-            Projections::Separate { query, key, value, joint } => match joint.forward(x, &[query, key, value])? {
-                Some(qkv) => qkv,
-                None => {
-                    let q = query.forward(x, pass.adapter_seed(0))?;
-                    let k = key.forward(x, pass.adapter_seed(1))?;
-                    let v = value.forward(x, pass.adapter_seed(2))?;
-                    if self.prepare.is_none() && bias.is_none() {
-                        let context = attention(&q, &k, &v, &pass.cu_seqlens, heads)?;
-                        return self.output.forward(&context, pass.adapter_seed(3));
+            Projections::Separate(layers) => {
+                match layers.joint.forward(x, &[&layers.query, &layers.key, &layers.value])? {
+                    Some(qkv) => qkv,
+                    None => {
+                        let q = layers.query.forward(x, pass.adapter_seed(0))?;
+                        let k = layers.key.forward(x, pass.adapter_seed(1))?;
+                        let v = layers.value.forward(x, pass.adapter_seed(2))?;
+                        if self.prepare.is_none() && bias.is_none() {
+                            let context = attention(&q, &k, &v, &pass.cu_seqlens, heads)?;
+                            return self.output.forward(&context, pass.adapter_seed(3));
+                        }
+                        Tensor::cat(&[q, k, v], 1)?
                     }
-                    Tensor::cat(&[q, k, v], 1)?
                 }
-            },
+            }
         };
         let qkv = match &self.prepare {
             Some(prepare) => prepare.forward(&qkv, &pass.positions)?,

@@ -114,6 +114,8 @@ impl Disentangled {
                 split(value.forward(x, pass.adapter_seed(2))?)?,
             ),
         };
+        let table = table.map(|table| pass.drop_table(table, Place::Table)).transpose()?;
+        let table = table.as_ref();
         let positions = |projection: &PositionProjection, place: u64| match (projection, table, &self.content) {
             (PositionProjection::None, ..) | (_, None, _) => Ok(None),
             (PositionProjection::Own(linear), Some(table), _) => {

@@ -59,14 +59,14 @@ pub enum Order {
 #[derive(Debug)]
 pub enum Attention {
     /// Of content alone, positions in it or in a bias.
-    Plain(SelfAttention),
+    Plain(Box<SelfAttention>),
     /// DeBERTa's.
-    Disentangled(Disentangled),
+    Disentangled(Box<Disentangled>),
 }
 
 impl From<SelfAttention> for Attention {
     fn from(attention: SelfAttention) -> Self {
-        Self::Plain(attention)
+        Self::Plain(Box::new(attention))
     }
 }
 
@@ -88,6 +88,17 @@ pub struct Distances {
     pub norm: Norm,
 }
 
+/// Which of a model's probabilities drops something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drops {
+    /// None.
+    Never,
+    /// That of token vectors.
+    AsHidden,
+    /// That of attention weights.
+    AsWeights,
+}
+
 /// A transformer layer.
 #[derive(Debug)]
 pub struct Layer {
@@ -97,8 +108,8 @@ pub struct Layer {
     pub feed_forward: FeedForward,
     /// Its norms.
     pub order: Order,
-    /// Whether dropout falls on what attention adds to the residual.
-    pub drops_attention: bool,
+    /// Dropout of what attention and the feed-forward layers add to the residual.
+    pub drops: [Drops; 2],
     /// A bias of its own for its attention, instead of one for all layers.
     pub relative: Option<RelativeBias>,
 }
@@ -117,7 +128,7 @@ impl Layer {
             (Attention::Plain(attention), None) => attention.forward(x, pass),
             (Attention::Disentangled(attention), _) => attention.forward(x, pass, pass.relative.as_ref()),
         };
-        let dropout = if self.drops_attention { pass.hidden(Place::AttentionOutput)? } else { None };
+        let dropout = pass.drops(self.drops[0], Place::AttentionOutput)?;
         match &self.order {
             Order::After([norm, _]) => norm.forward_residual(&attend(x)?, x, dropout.as_ref()),
             Order::Before([norm, _]) => add(x, attend(&norm.forward(x)?)?, dropout.as_ref()),
@@ -132,7 +143,7 @@ impl Layer {
     /// # Errors
     /// Where the shapes do not fit.
     pub fn feed_forward(&self, x: &Tensor, pass: &Pass) -> candle_core::Result<Tensor> {
-        let dropout = pass.hidden(Place::Output)?;
+        let dropout = pass.drops(self.drops[1], Place::Output)?;
         let run = |x: &Tensor| self.feed_forward.forward(x, pass);
         match &self.order {
             Order::After([_, norm]) => norm.forward_residual(&run(x)?, x, dropout.as_ref()),

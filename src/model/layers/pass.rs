@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::Drops;
 use crate::model::Mode;
 use crate::model::architecture::ModelDropout;
 use crate::nn::PackedBatch;
@@ -41,6 +42,8 @@ pub enum Place {
     CrossOutput,
     /// Between the feed-forward layers.
     Inner,
+    /// Vectors by distance.
+    Table,
 }
 
 /// Number, among the layers', under which the embeddings' dropout is drawn.
@@ -86,6 +89,33 @@ impl Pass {
     /// Where its probability is none.
     pub fn hidden(&self, place: Place) -> candle_core::Result<Option<TokenDropout>> {
         self.draw(|model| model.hidden, place)
+    }
+
+    /// Dropout of what is added to the residual.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`].
+    pub fn drops(&self, drops: Drops, place: Place) -> candle_core::Result<Option<TokenDropout>> {
+        match drops {
+            Drops::Never => Ok(None),
+            Drops::AsHidden => self.hidden(place),
+            Drops::AsWeights => self.weights(place),
+        }
+    }
+
+    /// A table after dropout, by its rows.
+    ///
+    /// # Errors
+    /// As [`Self::hidden`].
+    pub fn drop_table(&self, table: &Tensor, place: Place) -> candle_core::Result<Tensor> {
+        let (Some((model, _)), Some(seed)) = (&self.dropout, self.mode.seed(place as u64)) else {
+            return Ok(table.clone());
+        };
+        let rows = token_places(&[0, table.dim(0)?], 0);
+        match TokenDropout::new(model.hidden, seed, &rows)? {
+            Some(dropout) => dropout.forward(table),
+            None => Ok(table.clone()),
+        }
     }
 
     /// Token vectors after dropout.

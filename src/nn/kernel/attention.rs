@@ -350,6 +350,9 @@ multiversion! {
     }
 }
 
+/// Takes a row of a gradient: which, of what query head of the group, which row, its values.
+pub type WriteGradient<'a> = dyn FnMut(Part, usize, usize, &[f32]) + 'a;
+
 /// Which gradient a row belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -365,7 +368,7 @@ multiversion! {
     /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, query, row, values)`; `keys`
     /// has the rows of keys and values, `queries` the heads that attend to them, `out` is the forward result, `dout` its
     /// gradient.
-    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], keys: Head, queries: &mut [Query<'_>], out: &[f32], dout: &[f32], scratch: &mut Scratch, write: &mut dyn FnMut(Part, usize, usize, &[f32])) {
+    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], keys: Head, queries: &mut [Query<'_>], out: &[f32], dout: &[f32], scratch: &mut Scratch, write: &mut WriteGradient<'_>) {
         if keys.n == 0 || keys.depth == 0 {
             return;
         }

@@ -80,7 +80,7 @@ pub fn silu_derivative<A: Arith>(x: f32) -> f32 {
 }
 
 /// 2 √(2/π), the factor of [`gelu_tanh`]'s argument.
-const GELU_SCALE: f32 = 1.595_769_1;
+const GELU_SCALE: f32 = 1.595_769;
 const GELU_CUBIC: f32 = 0.044_715;
 
 /// GELU by tanh, x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))) (Hendrycks and Gimpel 2016), as x σ(2 √(2/π) (x + 0.044715 x³)).
