@@ -91,9 +91,9 @@ train: {{max_steps: 2, batch: 8, lr: {LEARNING_RATE[kind]:f}, warmup: 0, max_len
         return checkpoints[-1]
 
     def open(self, folder: Path, **options) -> SentenceTransformer:
-        """With transformers' names in config.json, where the folder has others."""
+        """With transformers' names in config.json, where the base's folder has others; what we write has both."""
         native = NATIVE.get(self.base.name)
-        if native:
+        if native and FOLDERS in Path(folder).parents:
             copy = self.work / f"{folder.name}-native"
             shutil.copytree(folder, copy)
             shutil.copy(FOLDERS / native / "config.json", copy / "config.json")
