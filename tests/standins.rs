@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use candle_core::Tensor;
 use embeval::task::benchmark::{built_in_benchmarks, built_in_tasks};
-use embeval::task::spec::TaskSpec;
+use embeval::task::spec::{Source, TaskSpec};
 use hub_server::stand_ins::{WORDS, lines, stand_in};
 use hub_server::{Repo, Server};
 use serde_json::{Value, json};
@@ -143,7 +143,7 @@ fn both_experiments_are_planned_without_network_and_with_nothing_here() {
         contains(&out, &unknown);
         contains(&out, &["to download", &format!("model {USER2}"), "data set mteb/CEDRClassification", name]);
         let out = plan("configs/rumteb.yaml", name, value);
-        contains(&out, &["0 trials", "nothing is trained", "23 tasks", "score base on test", "1 steps"]);
+        contains(&out, &["0 trials", "nothing is trained", "23 tasks", "score base on test"]);
         contains(&out, &[&format!("model {E5}"), "data set mteb/MIRACLRetrievalHardNegatives", "not known before"]);
     }
     // Nothing was written.
@@ -193,7 +193,6 @@ fn the_ru_en_experiment_runs_whole_and_has_the_published_row_beside_ours() {
     let told = done(sweep(&[]).output().unwrap());
     let best = folder.path().join("run/best");
     contains(&told, &["chosen: ", &best.display().to_string()]);
-    // The base was the hub's, by its commit; each data set was listed at the revision that its task names.
     let record = record(folder.path());
     assert_eq!((&record["base"], &record["protocol"]), (&json!(USER2), &json!("sklearn-1.8")));
     let labels: Vec<&str> =
@@ -202,7 +201,7 @@ fn the_ru_en_experiment_runs_whole_and_has_the_published_row_beside_ours() {
     assert_eq!(labels[..3], ["base", "symmetric", "asymmetric"]);
     assert!(labels[3].starts_with("slerp(symmetric, asymmetric) α="), "{labels:?}");
     // α was searched for on dev, over the tasks that have a dev side.
-    let merged = &record["variants"][3]["kind"]["merged"];
+    let merged = &record["variants"][3]["kind"];
     let alpha = merged["alpha"].as_f64().unwrap();
     assert!((0.0..=1.0).contains(&alpha) && merged["auto"] == json!(true), "{merged}");
     let search = &record["searches"][0];
@@ -228,15 +227,21 @@ fn the_ru_en_experiment_runs_whole_and_has_the_published_row_beside_ours() {
     for task in tasks_of("rumteb-14") {
         assert!(of(&task.name).parse::<f64>().is_ok(), "{}", task.name);
     }
-    contains(&report, &["ru-en-embedder-finetune as published: Mean (TaskType)", "not paired", "## Merging by SLERP"]);
+    contains(&report, &["ru-en-embedder-finetune as published: Mean (TaskType)", "not paired", "## α of SLERP"]);
     let scores = std::fs::read_to_string(folder.path().join("report/tables/scores.csv")).unwrap();
     contains(
         &scores,
         &["ru-en-embedder-finetune (published),test,CEDRClassification,MultilabelClassification,accuracy,,0.373000"],
     );
-    // The chosen model is a folder that can be scored, on data that is here by now.
+    // What the two models were trained on and how they differ.
+    contains(
+        &report,
+        &["/symmetric.jsonl (80), ", "/asymmetric.jsonl (80).", "| `data.prompts` |", "search\\_document: "],
+    );
+    assert!(!report.contains("`objective` symmetric,") && !report.contains("but the base's own is"), "{report}");
+    // The chosen model is a folder that can be scored, with the base's prompts, on data that is here by now.
     let best = best.display().to_string();
-    let args = ["-q", "score", &best, "--tasks", "RuSTSBenchmarkSTS", "--format", "json", "--protocol", "sklearn-1.8"];
+    let args = ["-q", "score", &best, "--model-name", USER2, "--tasks", "RuSTSBenchmarkSTS", "--format", "json"];
     let board = done(command(folder.path(), &args).env("HF_HUB_OFFLINE", "1").output().unwrap());
     let board: Value = serde_json::from_str(&board).unwrap();
     let chosen = record["choice"]["id"].as_str().unwrap();
@@ -270,11 +275,13 @@ fn the_whole_of_rumteb_is_scored_and_reported() {
     contains(&report, &["Nothing was trained", "On test: Mean (TaskType)", "Means are over these 23 tasks", E5]);
     assert!(!report.contains("Scores on dev") && !report.contains("–"), "{report}");
     assert!(folder.path().join("report/index.html").is_file());
-    // The prompts are those that mteb registers for the model's id: another base with the same files has other scores.
-    let copy = server.requests().iter().any(|r| r.path.contains("multilingual-e5-small"));
-    assert!(copy);
-    // The data that were asked for are those of the revisions that the task files name, and nothing else was.
-    for request in server.requests() {
-        assert!(request.status < 400, "{request:?}");
+    // The data are those of the revisions that the task files name, and nothing else was asked for.
+    let requests = server.requests();
+    for task in &tasks {
+        let Source::Hub { repo, revision: Some(revision), .. } = &task.source else { panic!("{}", task.name) };
+        let listing = format!("/api/datasets/{repo}/revision/{revision}");
+        assert!(requests.iter().any(|r| r.path.starts_with(&listing)), "{listing}");
     }
+    let refused: Vec<&String> = requests.iter().filter(|r| r.status >= 400).map(|r| &r.path).collect();
+    assert!(refused.is_empty(), "{refused:?}");
 }

@@ -859,3 +859,21 @@ fn trials_do_not_see_what_others_set() {
     assert_eq!((found[0].config.train.epochs, found[0].config.train.lr), (3, 1e-4));
     assert_eq!(found[1].config, check("train: {lr: 1e-4}\n", &[]).unwrap());
 }
+
+#[test]
+fn a_base_and_tasks_are_enough_where_nothing_is_trained() {
+    let alone = "name: x\nbase: org/model\nscore: {tasks: [rumteb]}\n";
+    let document = parse(alone, &[]).unwrap();
+    assert_eq!(document.trials().unwrap(), []);
+    assert_eq!(document.check().unwrap().score.tasks, ["rumteb"]);
+    // Whatever says how to train asks for what to train on.
+    for more in ["train: {lr: 1e-4}", "objective: symmetric", "trials: [{name: a}]", "grid: {train.lr: [1e-4, 1e-3]}"] {
+        let found = errors(parse(&format!("{alone}{more}\n"), &[]).and_then(|d| d.trials()));
+        assert!(found.iter().any(|line| line.contains("data.train: is missing")), "{more}: {found:?}");
+    }
+    let scratch = alone.replace("org/model", "{scratch: {layers: 1}}");
+    assert!(errors(parse(&scratch, &[]).and_then(|d| d.trials()))[0].contains("data.train: is missing"));
+    let found = errors(parse(alone, &["score.published=/none"]).and_then(|d| d.check()));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("score.published: /none: no such folder of results"), "{found:?}");
+}

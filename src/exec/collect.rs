@@ -278,7 +278,10 @@ impl Engine<'_> {
         }
         let c = &self.plan.config;
         let t = &c.train;
-        let varied = |key: &str| self.plan.axes.iter().any(|(axis, _)| axis == key);
+        // Named trials have no axes, but settings of their own.
+        let of_trials =
+            |key: &str| self.plan.trials.iter().any(|plan| plan.trial.axes.iter().any(|(own, _)| own == key));
+        let varied = |key: &str| self.plan.axes.iter().any(|(axis, _)| axis == key) || of_trials(key);
         let mut all: Vec<(&str, String)> = vec![
             ("train.epochs", t.epochs.to_string()),
             ("train.batch", t.batch.to_string()),

@@ -228,6 +228,8 @@ impl Plan {
         let mut planned = Vec::with_capacity(trials.len());
         let mut rows = Vec::new();
         let sets = TrainingSets::default();
+        // Trials mostly share their sets.
+        let mut counted = Vec::new();
         for trial in trials {
             let c = &trial.config;
             let mut files = c.data.train.iter().chain(&c.data.dev);
@@ -235,12 +237,14 @@ impl Plan {
                 planned.push(TrialPlan { trial, steps: 0, checkpoints: vec![0] });
                 continue;
             }
-            if rows.is_empty() {
-                for set in &c.data.train {
-                    let count = (sets.open(set)?.len() as f64 * set.weight).round().max(1.0) as usize;
-                    rows.push((sets::name(set), count));
+            for set in c.data.train.iter().filter(|_| c.data.train != counted) {
+                let count = (sets.open(set)?.len() as f64 * set.weight).round().max(1.0) as usize;
+                let row = (sets::name(set), count);
+                if !rows.contains(&row) {
+                    rows.push(row);
                 }
             }
+            counted.clone_from(&c.data.train);
             let steps = steps_of(sets.batches(c)?, c.train.accumulate, c.train.epochs, c.train.max_steps);
             // Which checkpoints there will be is known only where none is chosen or removed on the way.
             let every = if c.train.chooses_checkpoints() { None } else { c.train.save_every };

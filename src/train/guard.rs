@@ -143,14 +143,20 @@ pub fn on_prompts(base: &ModelFiles, sources: &[Source], direction: Direction) -
         Direction::Symmetric => base.layout.prompts.find("", "STS", None),
         Direction::Asymmetric => base.layout.prompts.of_side(side),
     };
+    // A model may name them otherwise than by the side, as USER2 does: `search_query`, `search_document`.
+    let is_known = |side: Side, given: &String| {
+        let named = |name: &str| direction == Direction::Symmetric || name.ends_with(side.name());
+        !given.is_empty() && base.layout.prompts.named.iter().any(|(name, text)| text == given && named(name))
+    };
     let mut warnings = Vec::new();
     for source in sources {
-        for (side, given, own) in
-            [("queries", &source.prompts.0, own(Side::Query)), ("documents", &source.prompts.1, own(Side::Document))]
+        for (what, side, given) in
+            [("queries", Side::Query, &source.prompts.0), ("documents", Side::Document, &source.prompts.1)]
         {
-            if given != own {
+            let own = own(side);
+            if given != own && !is_known(side, given) {
                 let warning = Warning(format!(
-                    "{}: {side} are trained with the prompt `{given}`, but the base's own is `{own}`: use the model with the same",
+                    "{}: {what} are trained with the prompt `{given}`, but the base's own is `{own}`: use the model with the same",
                     source.name
                 ));
                 if !warnings.contains(&warning) {

@@ -18,10 +18,16 @@ pub fn settings(out: &mut String, page: &Page) {
     });
     let shared: Vec<String> = run.settings.iter().map(|(k, v)| format!("`{k}` {v}")).collect();
     let _ = writeln!(out, "Of all trials: {}.\n", shared.join(", "));
-    if run.axes.is_empty() {
+    let mut keys: Vec<&str> = run.axes.iter().map(|(k, _)| k.as_str()).collect();
+    if keys.is_empty() {
+        // Named trials have settings, but no axes.
+        keys.extend(run.variants.iter().flat_map(|v| v.settings.keys()).map(String::as_str));
+        keys.sort_unstable();
+        keys.dedup();
+    }
+    if keys.is_empty() {
         return;
     }
-    let keys: Vec<&str> = run.axes.iter().map(|(k, _)| k.as_str()).collect();
     let _ =
         writeln!(out, "| Variant | {} | α |", keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(" | "));
     let _ = writeln!(out, "|---|{}", "---|".repeat(keys.len() + 1));
