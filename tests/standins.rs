@@ -249,6 +249,10 @@ fn the_ru_en_experiment_runs_whole_and_has_the_published_row_beside_ours() {
     let sts = variant["test"].as_array().unwrap().iter().find(|t| t["name"] == "RuSTSBenchmarkSTS").unwrap();
     let difference = board["tasks"][0]["main_score"].as_f64().unwrap() - sts["main_score"].as_f64().unwrap();
     assert!(difference.abs() < 1e-6, "{difference}");
+    // The config that lies in the run's folder is read from there, too, though its paths are of another place.
+    let run = folder.path().join("run").display().to_string();
+    let status = done(command(folder.path(), &["status", &run]).output().unwrap());
+    assert!(!status.contains("the best is told by"), "{status}");
     // Planned again without the network, all of it is there.
     let again = done(sweep(&["--dry-run"]).env("HF_HUB_OFFLINE", "1").output().unwrap());
     contains(&again, &["to train: 0 trainings", "to score: 0 models"]);
