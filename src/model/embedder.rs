@@ -91,7 +91,7 @@ pub struct BuildOptions<'a> {
     pub adapter_trainable: bool,
     /// Whether the weights are another embedder's variables, whose training changes them.
     pub changing: bool,
-    /// The model's own dropout in training ([`Mode::training`]): [`Architecture::dropout`] is what its config says.
+    /// The model's own dropout in training ([`Mode::training`]): [`super::architecture::Architecture::dropout`] is what its config says.
     pub dropout: Option<ModelDropout>,
     /// How frozen weights are held in fewer bits; none holds them as they are.
     pub quantize: Option<&'a Quantization>,
