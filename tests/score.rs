@@ -416,3 +416,48 @@ fn what_is_misused_is_told() {
     );
     place.fails(1, &["holds neither a run (record.json) nor mteb's result files"], &["report", "."]);
 }
+
+/// Dimensions given, and a folder's own.
+#[test]
+fn the_first_values_of_embeddings_are_scored() {
+    let place = Place::new();
+    let task = root().join("tasks/everyday/EverydaySTS.yaml").display().to_string();
+    let score = |model: &str, more: &[&str]| {
+        let args = ["score", model, "--tasks", &task, "--limit", "40"];
+        place.json(&[&args[..], more].concat())
+    };
+    let main = |board: &Value| board["tasks"][0]["main_score"].as_f64().unwrap();
+    let boards = score(&bert(), &["--truncate-dim", "8,16,32"]);
+    let [small, middle, whole] = [0, 1, 2].map(|i| &boards[i]);
+    assert_eq!([&small["truncate_dim"], &middle["truncate_dim"]], [8, 16]);
+    assert_eq!(main(whole), main(&score(&bert(), &[])));
+    assert!(main(small) != main(middle) && main(middle) != main(whole));
+    // A folder that says so itself.
+    let own = place.path("own");
+    for entry in ["config.json", "model.safetensors", "modules.json", "sentence_bert_config.json", "tokenizer.json"] {
+        std::fs::create_dir_all(&own).unwrap();
+        std::fs::copy(Path::new(&bert()).join(entry), own.join(entry)).unwrap();
+    }
+    std::fs::create_dir_all(own.join("1_Pooling")).unwrap();
+    std::fs::copy(Path::new(&bert()).join("1_Pooling/config.json"), own.join("1_Pooling/config.json")).unwrap();
+    std::fs::write(own.join("config_sentence_transformers.json"), r#"{"truncate_dim": 8}"#).unwrap();
+    let own = own.display().to_string();
+    assert_eq!(main(small), main(&score(&own, &[])));
+    assert_eq!(main(middle), main(&score(&own, &["--truncate-dim", "16"])));
+    // Embeddings, too.
+    let texts = place.write("texts.txt", "один\ntwo\n三\n");
+    let encode = |model: &str, more: &[&str]| {
+        let out = place.path("out.npy").display().to_string();
+        let args = ["encode", model, "--input", &texts, "--output", &out];
+        assert!(place.run(&[&args[..], more].concat()).status.success());
+        let bytes = std::fs::read(&out).unwrap();
+        let header = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
+        let values = bytes[header..].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        values.collect::<Vec<f32>>()
+    };
+    let all = encode(&bert(), &[]);
+    let first: Vec<f32> = all.chunks_exact(32).flat_map(|row| row[..8].to_vec()).collect();
+    assert_eq!(encode(&bert(), &["--truncate-dim", "8"]), first);
+    assert_eq!(encode(&own, &[]), first);
+    place.fails(2, &["truncate_dim 33", "32 values"], &["score", &bert(), "--tasks", &task, "--truncate-dim", "33"]);
+}
