@@ -41,16 +41,24 @@ pub fn read(path: &Path) -> Result<Weights, ModelError> {
     Ok(weights)
 }
 
+fn parse<'b>(path: &Path, bytes: &'b [u8]) -> Result<SafeTensors<'b>, ModelError> {
+    SafeTensors::deserialize(bytes)
+        .map_err(|e| ModelError::file(path, format!("not a whole safetensors file ({e}): copy or download it again")))
+}
+
+/// Buffers of whole numbers, which are no weights.
+fn is_integer(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL)
+}
+
 fn read_safetensors(path: &Path) -> Result<Weights, ModelError> {
     let file = std::fs::File::open(path).map_err(|e| ModelError::io(path, e))?;
     // SAFETY: the map is read once, here; a file changed by others meanwhile gives other values, checked below.
     let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| ModelError::io(path, e))?;
-    let parsed = SafeTensors::deserialize(&bytes).map_err(|e| {
-        ModelError::file(path, format!("not a whole safetensors file ({e}): copy or download it again"))
-    })?;
+    let parsed = parse(path, &bytes)?;
     let mut weights = Weights::new();
     for (name, view) in parsed.tensors() {
-        if matches!(view.dtype(), Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL) {
+        if is_integer(view.dtype()) {
             continue;
         }
         weights.insert(name.clone(), to_tensor(path, &name, &view)?);
@@ -68,15 +76,13 @@ pub fn read_table(path: &Path, name: &str) -> Result<(Weights, Option<Vec<i64>>)
         return Ok((read(path)?, None));
     }
     let bytes = std::fs::read(path).map_err(|e| ModelError::io(path, e))?;
-    let parsed = SafeTensors::deserialize(&bytes).map_err(|e| {
-        ModelError::file(path, format!("not a whole safetensors file ({e}): copy or download it again"))
-    })?;
+    let parsed = parse(path, &bytes)?;
     let mut weights = Weights::new();
     for (key, view) in parsed.tensors() {
         if view.dtype() == Dtype::I8 {
             let values: Vec<f32> = view.data().iter().map(|b| f32::from(*b as i8)).collect();
             weights.insert(key, Tensor::from_vec(values, view.shape(), &Device::Cpu)?);
-        } else if key != name && !matches!(view.dtype(), Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::BOOL) {
+        } else if key != name && !is_integer(view.dtype()) {
             weights.insert(key.clone(), to_tensor(path, &key, &view)?);
         }
     }
