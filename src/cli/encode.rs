@@ -40,6 +40,9 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Precision of the products on the CPU: `bf16` rounds their operands, with sums in f32.
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: inputs::Dtype,
     /// How to print what it cost.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -56,6 +59,10 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let source = inputs::source(&args.model, args.revision.as_deref(), quiet)?;
     let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
     let texts = inputs::texts(&args.input)?;
+    let _precision = inputs::precision(args.dtype, &device)?;
+    if device.is_cpu() {
+        embedder.prepare();
+    }
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let side = args.side.map(|s| if s == SideArgument::Query { Side::Query } else { Side::Document });
     let own = embedder.files().layout.prompts.find("", "", side).to_string();

@@ -12,8 +12,27 @@ use crate::encode::cache::CacheSettings;
 use crate::exec::datasets::{HubDatasets, fetch_model};
 use crate::hub::{Hub, Settings};
 use crate::model::{BuildOptions, Embedder, ModelFiles};
+use crate::nn::kernel::precision;
 use crate::task::select::{Selection, select};
 use crate::task::spec::{TaskError, TaskSpec};
+
+/// Precision of products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Dtype {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Operands of products rounded to bfloat16, sums in f32.
+    Bf16,
+}
+
+/// This thread's products are of a precision until what is given goes.
+pub fn precision(dtype: Dtype, device: &Device) -> anyhow::Result<precision::Scope> {
+    if dtype == Dtype::Bf16 && !device.is_cpu() {
+        bail!(Misuse("--dtype bf16 is of the CPU; leave it out, or give --device cpu".into()));
+    }
+    Ok(precision::scope(dtype == Dtype::Bf16))
+}
 
 /// A model that was asked for: a folder, or an id of the hub.
 pub struct Source {

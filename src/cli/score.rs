@@ -66,6 +66,10 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Precision of the products on the CPU: `bf16` rounds their operands, with sums in f32 (results of it go to
+    /// `experiments/`).
+    #[arg(long, value_enum, default_value = "f32", conflicts_with = "embeddings")]
+    dtype: inputs::Dtype,
     /// Most rows of a split (queries, of a retrieval).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -129,6 +133,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let device = inputs::device(&args.device)?;
     let source = inputs::source(model, args.revision.as_deref(), quiet)?;
     let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
+    let _precision = inputs::precision(args.dtype, &device)?;
     let name = args.model_name.clone().or(source.id);
     let bar = observer::bar(0, quiet);
     let progress = |done: usize, all: usize| {

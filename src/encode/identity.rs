@@ -5,12 +5,13 @@ use sha2::{Digest, Sha256};
 
 use super::cache::Identity;
 use crate::model::Embedder;
+use crate::nn::kernel::precision;
 
 /// Raised whenever the encoder's arithmetic changes.
-const VERSION: &str = "embeval embeddings 1";
+const VERSION: &str = "embeval embeddings 2";
 
-/// The hash that cached embeddings are kept under: [`content`], and what decides the last bits of a result: the kind of device and the
-/// instruction set.
+/// The hash that cached embeddings are kept under: [`content`], and what decides the last bits of a result: the kind of device, the
+/// instruction set and the precision of products.
 ///
 /// # Errors
 /// Where a tensor cannot be read.
@@ -19,6 +20,7 @@ pub fn identity(embedder: &Embedder) -> candle_core::Result<Identity> {
     parts.add(VERSION.as_bytes());
     parts.add(if embedder.device().is_cpu() { b"cpu" } else { b"gpu" });
     parts.add(crate::nn::instructions().as_bytes());
+    parts.add(&[precision::parts() as u8]);
     parts.add(&content(embedder)?);
     Ok(Identity(parts.0.finalize().into()))
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::data::matrix::Matrix;
 use crate::model::{Embedder, Mode, ModelError};
 use crate::nn::PackedBatch;
+use crate::nn::kernel::precision;
 
 /// Tokens of a micro-batch on the CPU; one text may exceed it.
 const CPU_TOKENS: usize = 768;
@@ -63,6 +64,9 @@ pub fn encode(
 
     let dim = embedder.files().embedding_size();
     let cpu = embedder.device().is_cpu();
+    if cpu && !unique.is_empty() {
+        embedder.prepare();
+    }
     let workers = if cpu { rayon::current_num_threads().min(takes.len()).max(1) } else { 1 };
     let work = Work {
         embedder,
@@ -82,8 +86,14 @@ pub fn encode(
     if workers == 1 {
         work.run()?;
     } else {
+        let parts = precision::parts();
+        let run = || {
+            let _precision = precision::in_parts(parts);
+            work.run()
+        };
+        let run = &run;
         std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| one_thread(|| work.run()))).collect();
+            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| one_thread(run))).collect();
             handles.into_iter().try_for_each(|handle| {
                 handle.join().unwrap_or_else(|_| Err(ModelError::Tokenizer("a worker stopped unexpectedly".into())))
             })

@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use super::ModelError;
 use super::architecture::ModelDropout;
 use super::files::ModelFiles;
-use super::layers::Encoder;
+use super::layers::{Encoder, FusedLayers};
 use super::layout::HeadSpec;
 use super::parameters::{Held, Parameters, Source, Taken, Trainable};
 use super::weights::Weights;
@@ -49,6 +49,11 @@ impl Mode {
     #[must_use]
     pub fn from_sequence(self, first: usize) -> Self {
         Self { first_sequence: first, ..self }
+    }
+
+    /// Whether it is [`Self::INFERENCE`].
+    pub(super) fn is_inference(&self) -> bool {
+        self.dropout.is_none() && self.sink.is_none()
     }
 
     pub(super) fn layer(&self, index: usize) -> Self {
@@ -131,6 +136,7 @@ pub struct Embedder {
     /// Without the tensors that are held quantised.
     files: ModelFiles,
     encoder: Encoder,
+    fused: FusedLayers,
     heads: Vec<Head>,
     taken: Taken,
     adapter: Option<Adapter>,
@@ -179,6 +185,7 @@ impl Embedder {
         Ok(Self {
             files,
             encoder,
+            fused: FusedLayers::default(),
             heads,
             taken,
             adapter,
@@ -192,7 +199,7 @@ impl Embedder {
     /// # Errors
     /// Where the batch does not fit the model.
     pub fn token_states(&self, batch: &PackedBatch, mode: Mode) -> candle_core::Result<Tensor> {
-        self.encoder.forward(batch, &mode)
+        self.encoder.forward(batch, &mode, &self.fused)
     }
 
     /// Sentence vectors before the heads (`Dense`, `Normalize`), `[sequences, pooled]`.
@@ -223,6 +230,11 @@ impl Embedder {
             };
         }
         Ok(x)
+    }
+
+    /// Lays the layers out for inference in this thread's precision, on all threads of its pool, where that is not done yet.
+    pub fn prepare(&self) {
+        self.fused.of(&self.encoder);
     }
 
     pub(super) fn encoder(&self) -> &Encoder {

@@ -9,12 +9,19 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, S
 use super::dropout::TokenDropout;
 use super::kernel::attention::{self as kernel, Bias, Head, Part, Query, Rule, Scratch};
 use super::kernel::parallel::{self, Disjoint};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::kernel::tile_attention;
 use super::storage::{output, unset, values, with_values, zeros};
 
 const NAME: &str = "packed-attention";
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+thread_local! {
+    static TILES: RefCell<tile_attention::Scratch> = RefCell::default();
 }
 
 /// How a layer attends. A plain number stands for that many heads that see all tokens, without dropout.
@@ -78,7 +85,7 @@ pub fn attention(
     if k.dims() != q.dims() {
         return joint_attention(&Tensor::cat(&[q, k, v], 1)?, cu_seqlens, heads, None);
     }
-    let op = PackedAttention::new(cu_seqlens, tokens, heads, 3 * hidden, None)?;
+    let op = Packed::new(cu_seqlens, tokens, heads, 3 * hidden, None)?;
     if !q.device().is_cpu() {
         return super::composed::attention(q, k, v, cu_seqlens, op.heads, None);
     }
@@ -99,7 +106,7 @@ pub fn joint_attention(
 ) -> Result<Tensor> {
     let heads = heads.into();
     let (tokens, width) = qkv.dims2()?;
-    let op = PackedAttention::new(cu_seqlens, tokens, heads, width, bias)?;
+    let op = Packed::new(cu_seqlens, tokens, heads, width, bias)?;
     if !qkv.device().is_cpu() {
         let (queries, keys) = (op.heads.count * op.depth, op.heads.key_values() * op.depth);
         let part = |from: usize, width: usize| qkv.narrow(1, from, width)?.contiguous();
@@ -112,7 +119,8 @@ pub fn joint_attention(
     }
 }
 
-struct PackedAttention {
+/// Attention as an operation.
+pub(super) struct Packed {
     cu_seqlens: Arc<Vec<usize>>,
     heads: Heads,
     depth: usize,
@@ -126,7 +134,7 @@ struct Rows {
     strides: [usize; 2],
 }
 
-impl PackedAttention {
+impl Packed {
     /// `width` values a token: q, k and v together.
     fn new(
         cu_seqlens: &Arc<Vec<usize>>,
@@ -157,6 +165,24 @@ impl PackedAttention {
             None => 0,
         };
         Ok(Self { cu_seqlens: cu_seqlens.clone(), heads, depth: width / parts, reach })
+    }
+
+    /// The result, `[tokens, count depth]`, of queries, keys and values side by side, `width` values a token.
+    pub(super) fn over(
+        qkv: &[f32],
+        cu_seqlens: &Arc<Vec<usize>>,
+        heads: &Heads,
+        width: usize,
+        bias: Option<&[f32]>,
+    ) -> Result<Vec<f32>> {
+        let count = heads.count;
+        let bias = bias.map(|b| Tensor::from_slice(b, (count, b.len() / count.max(1)), &candle_core::Device::Cpu));
+        let bias = bias.transpose()?;
+        let op = Self::new(cu_seqlens, qkv.len().checked_div(width).unwrap_or(0), heads.clone(), width, bias.as_ref())?;
+        match &bias {
+            Some(bias) => with_values(NAME, [bias], |[bias]| Ok(op.forward(op.parts(qkv), op.joint(), bias))),
+            None => Ok(op.forward(op.parts(qkv), op.joint(), &[])),
+        }
     }
 
     /// Rows of head `h` of sequence `s`, `stride` values apart.
@@ -227,16 +253,26 @@ impl PackedAttention {
         let mut out = unsafe { unset(tokens * hidden) };
         let shared = Disjoint::new(&mut out);
         let group = self.group();
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        let parts = super::kernel::precision::parts();
         parallel::over(self.sequences() * count, |unit| {
             let (s, h) = (unit / count, unit % count);
             let [head, keys] = [self.head(s, h, rows.strides[0]), self.head(s, h / group, rows.strides[1])];
-            let to = self.head(s, h, hidden);
-            SCRATCH.with_borrow_mut(|scratch| {
-                kernel::forward(q, k, v, head, keys, self.rule(s, h, bias), scratch, &mut |row, values| {
-                    // SAFETY: rows and heads of different units do not overlap.
-                    unsafe { shared.range(to.offset + row * to.stride, to.depth) }.copy_from_slice(values);
-                });
-            });
+            let (to, rule) = (self.head(s, h, hidden), self.rule(s, h, bias));
+            let mut write = |row: usize, values: &[f32]| {
+                // SAFETY: rows and heads of different units do not overlap.
+                unsafe { shared.range(to.offset + row * to.stride, to.depth) }.copy_from_slice(values);
+            };
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            if head.n >= tile_attention::WORTH {
+                let run = |scratch: &mut tile_attention::Scratch| {
+                    tile_attention::forward(parts, [q, k, v], head, keys, rule, scratch, &mut write)
+                };
+                if TILES.with_borrow_mut(run) {
+                    return;
+                }
+            }
+            SCRATCH.with_borrow_mut(|scratch| kernel::forward(q, k, v, head, keys, rule, scratch, &mut write));
         });
         out
     }
@@ -301,7 +337,7 @@ impl PackedAttention {
     }
 }
 
-impl CustomOp3 for PackedAttention {
+impl CustomOp3 for Packed {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -338,7 +374,7 @@ impl CustomOp3 for PackedAttention {
     }
 }
 
-impl CustomOp1 for PackedAttention {
+impl CustomOp1 for Packed {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -356,7 +392,7 @@ impl CustomOp1 for PackedAttention {
     }
 }
 
-impl CustomOp2 for PackedAttention {
+impl CustomOp2 for Packed {
     fn name(&self) -> &'static str {
         NAME
     }

@@ -13,6 +13,7 @@ use super::dora::{self, Scaled};
 use super::kernel::gemm::{Operand, multiply};
 use super::kernel::packed::{Packed, Start};
 use super::kernel::parallel;
+use super::kernel::precision;
 use super::quantized::Weight;
 use super::storage::{output, unset, values, with_values, zeros};
 
@@ -41,10 +42,13 @@ pub struct Linear {
 #[derive(Debug, Default)]
 struct Prepared {
     /// `Wᵀ`, for the forward pass.
-    forward: OnceLock<Option<Packed>>,
+    forward: ByParts,
     /// `W`, for the backward pass.
-    backward: OnceLock<Option<Packed>>,
+    backward: ByParts,
 }
+
+/// By the parts that its values are split into, less one.
+type ByParts = [OnceLock<Option<Packed>>; precision::F32];
 
 /// LoRA (Hu et al. 2021): `ΔW = scale B A`.
 #[derive(Debug, Clone)]
@@ -107,6 +111,14 @@ impl Linear {
     /// The same layer for a weight that somebody else writes to: nothing derived from it is kept between calls.
     pub fn changing(self) -> Self {
         Self { still: false, prepared: None, norms: Arc::default(), ..self }
+    }
+
+    /// The weight, where nothing of the layer ever changes and it has no adapter.
+    pub(crate) fn fixed(&self) -> Option<&Tensor> {
+        let plain = self.prepared.is_some() && self.lora.is_none() && self.magnitude.is_none();
+        let bias = self.bias.as_ref().is_some_and(|bias| bias.track_op() || !bias.device().is_cpu());
+        let weight = self.weight.dense().filter(|_| plain && !bias && self.weight.on_cpu())?;
+        weight.dims().iter().all(|d| *d >= PREPARED_FROM).then_some(weight)
     }
 
     fn frozen(&self, activation: Activation) -> Frozen {
@@ -439,7 +451,7 @@ const PREPARED_FROM: usize = 16;
 impl Frozen {
     fn prepared(
         &self,
-        of: impl Fn(&Prepared) -> &OnceLock<Option<Packed>>,
+        of: impl Fn(&Prepared) -> &ByParts,
         make: impl FnOnce() -> Option<Packed>,
     ) -> Option<&Packed> {
         let prepared = self.prepared.as_deref()?;
@@ -448,7 +460,7 @@ impl Frozen {
         }
         // Not `get_or_init`: a thread that packs in parallel may be given another forward pass of this very layer meanwhile,
         // which would wait for itself. Two threads may pack the same weight; one result is kept.
-        let cell = of(prepared);
+        let cell = of(prepared).get(precision::parts() - 1)?;
         if cell.get().is_none() {
             let _ = cell.set(make());
         }

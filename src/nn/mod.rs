@@ -14,6 +14,7 @@ pub mod cross_entropy;
 pub mod dora;
 pub mod dropout;
 pub mod embedding;
+pub mod fused;
 pub mod initial;
 pub mod kernel;
 pub mod layer_norm;

@@ -20,7 +20,7 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     /// The scale, `[hidden]`.
-    pub(super) fn scale(&self) -> Result<Tensor> {
+    pub(crate) fn scale(&self) -> Result<Tensor> {
         if self.plus_one { self.weight.affine(1.0, 1.0) } else { Ok(self.weight.clone()) }
     }
 

@@ -134,6 +134,36 @@ impl QueryKey {
         }
     }
 
+    /// As [`Self::forward`], in place, on values of the CPU.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn apply(&self, qkv: &mut [f32], positions: &Arc<Vec<u32>>) -> Result<()> {
+        let depth = self.rotary.depth;
+        let width = (self.heads + 2 * self.key_values) * depth;
+        if qkv.len() != width * positions.len() || !depth.is_multiple_of(2) {
+            bail!("{NAME}: {} values are not {} tokens of {width}", qkv.len(), positions.len());
+        }
+        let last = positions.iter().max().map_or(0, |p| *p as usize + 1);
+        let norms = match &self.norms {
+            Some((query, key)) => Tensor::stack(&[query.scale()?, key.scale()?], 0)?.flatten_all()?.to_vec1()?,
+            None => Vec::new(),
+        };
+        if self.norms.is_some() && norms.len() != 2 * depth {
+            bail!("{NAME}: norms of {} values do not fit heads of {depth}", norms.len() / 2);
+        }
+        Prepare {
+            heads: self.heads,
+            key_values: self.key_values,
+            depth,
+            eps: self.norms.as_ref().map(|(query, _)| query.eps as f32),
+            angles: self.rotary.angles(last),
+            positions: positions.clone(),
+        }
+        .apply(qkv, &norms);
+        Ok(())
+    }
+
     /// Values of a head.
     pub fn depth(&self) -> usize {
         self.rotary.depth
@@ -171,22 +201,26 @@ impl Prepare {
     }
 
     fn forward(&self, qkv: &[f32], norms: &[f32]) -> Vec<f32> {
-        let (width, depth, half) = (self.width(), self.depth, self.depth / 2);
         let mut out = qkv.to_vec();
-        parallel::over_rows(&mut out, width, |first, rows| {
+        self.apply(&mut out, norms);
+        out
+    }
+
+    fn apply(&self, qkv: &mut [f32], norms: &[f32]) {
+        let (width, depth, half) = (self.width(), self.depth, self.depth / 2);
+        parallel::over_rows(qkv, width, |first, rows| {
+            let mut source = vec![0f32; depth];
             for (r, row) in rows.chunks_exact_mut(width).enumerate() {
                 let (cos, sin) = self.angles.row(self.positions[first + r] as usize, half);
-                let source = &qkv[(first + r) * width..][..width];
-                let heads = row.chunks_exact_mut(depth).zip(source.chunks_exact(depth));
-                for (h, (head, source)) in heads.take(self.heads + self.key_values).enumerate() {
+                for (h, head) in row.chunks_exact_mut(depth).take(self.heads + self.key_values).enumerate() {
                     if let Some(eps) = self.eps {
-                        rms_norm::forward(source, self.weight(norms, h), eps, head);
+                        source.copy_from_slice(head);
+                        rms_norm::forward(&source, self.weight(norms, h), eps, head);
                     }
                     rotate(head, cos, sin, 1.0);
                 }
             }
         });
-        out
     }
 
     /// Gradient by `qkv`; with norms, what comes before them is read from `qkv`.

@@ -30,6 +30,13 @@ pub struct Separate {
     joint: Joint,
 }
 
+impl Separate {
+    /// The layers for queries, keys and values.
+    pub(super) fn all(&self) -> [&Linear; 3] {
+        [&self.query, &self.key, &self.value]
+    }
+}
+
 impl Projections {
     /// Of three layers.
     ///

@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod disentangled;
 pub mod feed_forward;
+pub mod fused;
 pub mod norm;
 pub mod pass;
 pub mod relative;
@@ -15,6 +16,7 @@ use candle_core::Tensor;
 pub use attention::{Projections, SelfAttention};
 pub use disentangled::Disentangled;
 pub use feed_forward::{FeedForward, Inner};
+pub use fused::FusedLayers;
 pub use norm::Norm;
 pub use pass::{Pass, Place};
 pub use relative::RelativeBias;
@@ -188,13 +190,20 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Token vectors after the last layer, `[tokens, hidden]`.
+    /// Token vectors after the last layer, `[tokens, hidden]`; by `fused`, which is this encoder's, where it can.
     ///
     /// # Errors
     /// Where an id or a position is outside its table.
-    pub fn forward(&self, batch: &PackedBatch, mode: &Mode) -> candle_core::Result<Tensor> {
+    pub fn forward(&self, batch: &PackedBatch, mode: &Mode, fused: &FusedLayers) -> candle_core::Result<Tensor> {
         let pass = self.pass(batch, mode, false)?;
         let mut x = self.embed(batch, &pass)?;
+        if mode.is_inference()
+            && !x.track_op()
+            && x.device().is_cpu()
+            && let Some(layers) = fused.of(self)
+        {
+            return self.norm.forward(&self.run_fused(&x, batch, &pass, layers)?);
+        }
         for (i, layer) in self.layers.iter().enumerate() {
             let layer = layer.clone();
             x = pass.layer(i).run(&x, move |x, pass| layer.feed_forward(&layer.attend(x, pass)?, pass))?;

@@ -21,16 +21,22 @@ impl Tile {
     pub const ZERO: Self = Self([0; 256]);
 }
 
-/// `bf16` parts that an `f32` is split into; see [`super::packed`] for the precision.
-pub const PARTS: usize = 3;
+/// Parts of `bf16` that an `f32` is split into at the most; see [`super::packed`] for the precision.
+pub const MOST_PARTS: usize = 3;
 /// Rows and columns of the result that one call of [`Tiles::block_product`] computes.
 pub const SIDE: usize = 32;
 /// Inner dimension of one step.
 pub const DEPTH: usize = 32;
-/// Bytes that each step of [`Tiles::block_product`] prefetches.
-pub const AHEAD: usize = 12 * 64;
+
 /// Tiles that [`SIDE`] rows (or columns) of [`DEPTH`] values take: for each part one for each half.
-pub const GROUP: usize = 2 * PARTS;
+pub const fn group(parts: usize) -> usize {
+    2 * parts
+}
+
+/// Bytes that each step of [`Tiles::block_product`] prefetches.
+pub const fn ahead(parts: usize) -> usize {
+    4 * 64 * parts
+}
 
 /// Whether this processor has AMX with `bf16`, the kernel lets this process use it, and `EMBEVAL_SIMD` does not narrow the
 /// instruction set (`v4`, `v3` and `baseline` all do).
@@ -119,34 +125,114 @@ impl Tiles {
     /// `c = f + a b` for 32 × 32 values of `c`, rows `stride` values apart. `from` is `f` and its stride: `c` itself to add to
     /// it, one row with stride 0 for a row that is added to all.
     ///
-    /// `a` and `b` are `steps` groups of [`GROUP`] tiles: for each part, largest first, rows (columns) 0..16 and 16..32.
-    /// Within a step the products of parts are added in a fixed order that ends with the largest. Each step asks for
-    /// [`AHEAD`] bytes from `ahead` on in the second-level cache, wherever that points.
+    /// `a` and `b` are `steps` groups of [`group`] tiles: for each of `PARTS` parts, largest first, rows (columns) 0..16 and
+    /// 16..32. Within a step the products of parts are added in a fixed order that ends with the largest: of three parts those
+    /// six whose ranks add up to 2 at the most, of two parts three. Each step asks for [`ahead`] bytes from `next` on in the
+    /// second-level cache, wherever that points.
     ///
     /// # Safety
     /// `a` and `b` must have `steps` ≥ 1 groups, and `c` 31 · `stride` + 32 values that nothing else touches;
     /// so must `f` by its stride.
     #[inline]
     #[rustfmt::skip] // it moves the assembly four columns at each run
-    pub unsafe fn block_product(
+    pub unsafe fn block_product<const PARTS: usize>(
         &self,
         a: *const Tile,
         b: *const Tile,
         steps: usize,
         (c, stride): (*mut f32, usize),
         from: (*const f32, usize),
-        ahead: *const u8,
+        next: *const u8,
     ) {
-        const { assert!(PARTS == 3 && size_of::<Tile>() == 1024, "the offsets below are those of three parts") };
+        const { assert!(PARTS >= 1 && PARTS <= MOST_PARTS && size_of::<Tile>() == 1024, "the offsets below are those of 1 to 3 parts") };
         // SAFETY: the registers are set up as long as `self` lives; the addresses are the caller's promise. Register 4 and 5
         // hold parts of `a`, 6 and 7 parts of `b`, 0 to 3 the sums.
-        unsafe {
-            asm!(
-                "tileloadd tmm0, [{f} + {u}]",
-                "tileloadd tmm1, [{f} + {u} + 64]",
-                "tileloadd tmm2, [{g} + {u}]",
-                "tileloadd tmm3, [{g} + {u} + 64]",
-                "3:",
+        macro_rules! steps {
+            ($bytes:literal, $ahead:literal, $($line:literal),* $(,)?) => {
+                unsafe { asm!(
+                    "tileloadd tmm0, [{f} + {u}]",
+                    "tileloadd tmm1, [{f} + {u} + 64]",
+                    "tileloadd tmm2, [{g} + {u}]",
+                    "tileloadd tmm3, [{g} + {u} + 64]",
+                    "3:",
+                    $($line,)*
+                    concat!("add {p}, ", $ahead),
+                    concat!("add {a}, ", $bytes),
+                    concat!("add {b}, ", $bytes),
+                    "dec {n}",
+                    "jnz 3b",
+                    "tilestored [{c} + {s}], tmm0",
+                    "tilestored [{d} + {s}], tmm2",
+                    "tilestored [{c} + {s} + 64], tmm1",
+                    "tilestored [{d} + {s} + 64], tmm3",
+                    p = inout(reg) next => _,
+                    a = inout(reg) a => _,
+                    b = inout(reg) b => _,
+                    n = inout(reg) steps => _,
+                    c = in(reg) c,
+                    d = in(reg) c.add(stride * 16),
+                    s = in(reg) stride * size_of::<f32>(),
+                    t = in(reg) 64usize,
+                    f = in(reg) from.0,
+                    g = in(reg) from.0.wrapping_add(from.1 * 16),
+                    u = in(reg) from.1 * size_of::<f32>(),
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                ) }
+            };
+        }
+        match PARTS {
+            1 => steps!(2048, 256,
+                "tileloadd tmm4, [{a} + {t}]",
+                "tileloadd tmm6, [{b} + {t}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{p}]",
+                "tileloadd tmm5, [{a} + {t} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "prefetcht1 [{p} + 64]",
+                "tileloadd tmm7, [{b} + {t} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "prefetcht1 [{p} + 128]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "prefetcht1 [{p} + 192]",
+            ),
+            2 => steps!(4096, 512,
+                // Low part of a, high part of b.
+                "tileloadd tmm4, [{a} + {t} + 2048]",
+                "tileloadd tmm6, [{b} + {t}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{p}]",
+                "tileloadd tmm5, [{a} + {t} + 3072]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "prefetcht1 [{p} + 64]",
+                "tileloadd tmm7, [{b} + {t} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "prefetcht1 [{p} + 128]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // High part of a, low part of b.
+                "tileloadd tmm4, [{a} + {t}]",
+                "tileloadd tmm6, [{b} + {t} + 2048]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{p} + 192]",
+                "tileloadd tmm5, [{a} + {t} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "prefetcht1 [{p} + 256]",
+                "tileloadd tmm7, [{b} + {t} + 3072]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "prefetcht1 [{p} + 320]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // High part of a, high part of b.
+                "tileloadd tmm6, [{b} + {t}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{p} + 384]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm7, [{b} + {t} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "prefetcht1 [{p} + 448]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+            ),
+            _ => steps!(6144, 768,
                 // Low part of a, high part of b.
                 "tileloadd tmm4, [{a} + {t} + 4096]",
                 "tileloadd tmm6, [{b} + {t}]",
@@ -203,101 +289,7 @@ impl Tiles {
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "prefetcht1 [{p} + 704]",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {p}, 768",
-                "add {a}, 6144",
-                "add {b}, 6144",
-                "dec {n}",
-                "jnz 3b",
-                "tilestored [{c} + {s}], tmm0",
-                "tilestored [{c} + {s} + 64], tmm1",
-                "tilestored [{d} + {s}], tmm2",
-                "tilestored [{d} + {s} + 64], tmm3",
-                p = inout(reg) ahead => _,
-                a = inout(reg) a => _,
-                b = inout(reg) b => _,
-                n = inout(reg) steps => _,
-                c = in(reg) c,
-                d = in(reg) c.add(stride * 16),
-                s = in(reg) stride * size_of::<f32>(),
-                t = in(reg) 64usize,
-                f = in(reg) from.0,
-                g = in(reg) from.0.wrapping_add(from.1 * 16),
-                u = in(reg) from.1 * size_of::<f32>(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
-    }
-
-    /// As [`Self::block_product`], of the largest parts alone: operands rounded to `bf16`.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline]
-    #[rustfmt::skip] // it moves the assembly four columns at each run
-    pub unsafe fn rounded_block_product(
-        &self,
-        a: *const Tile,
-        b: *const Tile,
-        steps: usize,
-        (c, stride): (*mut f32, usize),
-        from: (*const f32, usize),
-        ahead: *const u8,
-    ) {
-        const { assert!(PARTS == 3 && size_of::<Tile>() == 1024, "the offsets below are those of three parts") };
-        // SAFETY: as there.
-        unsafe {
-            asm!(
-                "tileloadd tmm0, [{f} + {u}]",
-                "tileloadd tmm1, [{f} + {u} + 64]",
-                "tileloadd tmm2, [{g} + {u}]",
-                "tileloadd tmm3, [{g} + {u} + 64]",
-                "3:",
-                "tileloadd tmm4, [{a} + {t}]",
-                "tileloadd tmm6, [{b} + {t}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "prefetcht1 [{p}]",
-                "prefetcht1 [{p} + 64]",
-                "prefetcht1 [{p} + 128]",
-                "tileloadd tmm5, [{a} + {t} + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "prefetcht1 [{p} + 192]",
-                "prefetcht1 [{p} + 256]",
-                "prefetcht1 [{p} + 320]",
-                "tileloadd tmm7, [{b} + {t} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "prefetcht1 [{p} + 384]",
-                "prefetcht1 [{p} + 448]",
-                "prefetcht1 [{p} + 512]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "prefetcht1 [{p} + 576]",
-                "prefetcht1 [{p} + 640]",
-                "prefetcht1 [{p} + 704]",
-                "add {p}, 768",
-                "add {a}, 6144",
-                "add {b}, 6144",
-                "dec {n}",
-                "jnz 3b",
-                "tilestored [{c} + {s}], tmm0",
-                "tilestored [{c} + {s} + 64], tmm1",
-                "tilestored [{d} + {s}], tmm2",
-                "tilestored [{d} + {s} + 64], tmm3",
-                p = inout(reg) ahead => _,
-                a = inout(reg) a => _,
-                b = inout(reg) b => _,
-                n = inout(reg) steps => _,
-                c = in(reg) c,
-                d = in(reg) c.add(stride * 16),
-                s = in(reg) stride * size_of::<f32>(),
-                t = in(reg) 64usize,
-                f = in(reg) from.0,
-                g = in(reg) from.0.wrapping_add(from.1 * 16),
-                u = in(reg) from.1 * size_of::<f32>(),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
+            ),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::math::{exp_shifted, maximum};
 use super::simd::{Arith, LANES, dot, multiversion};
 
 /// Query rows of a block.
-const ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
 
 /// One head of one sequence: `n` rows of `depth` values, `stride` apart, starting at `offset`.
 #[derive(Clone, Copy)]
@@ -71,7 +71,7 @@ impl Bias<'_> {
 impl Rule<'_> {
     /// Keys that query `row` of `n` sees; itself among them.
     #[inline(always)]
-    fn visible(&self, row: usize, n: usize) -> Range<usize> {
+    pub(super) fn visible(&self, row: usize, n: usize) -> Range<usize> {
         row.saturating_sub(self.before)..row.saturating_add(self.after).saturating_add(1).min(n)
     }
 
@@ -85,7 +85,7 @@ impl Rule<'_> {
 
     /// Adds the bias to the block's first `rows` rows, query `first` and those after it, for `keys` keys from `from` on.
     #[inline(always)]
-    fn add(&self, first: usize, rows: usize, from: usize, keys: usize, width: usize, scores: &mut [f32]) {
+    pub(super) fn add(&self, first: usize, rows: usize, from: usize, keys: usize, width: usize, scores: &mut [f32]) {
         if let Some(bias) = self.bias {
             for (r, row) in scores.chunks_exact_mut(width).take(rows).enumerate() {
                 let values = &bias.values[bias.range(first + r, from, keys)];
@@ -96,7 +96,7 @@ impl Rule<'_> {
 
     /// Drops weights of the block's first `rows` rows, query `first` and those after it, for the keys from `from` on.
     #[inline(always)]
-    fn drop(&self, first: usize, rows: usize, from: usize, width: usize, weights: &mut [f32]) {
+    pub(super) fn drop(&self, first: usize, rows: usize, from: usize, width: usize, weights: &mut [f32]) {
         if let Some((mask, places)) = self.dropout {
             for (row, place) in weights.chunks_exact_mut(width).zip(&places[first..first + rows]) {
                 mask.row(*place).apply_from(from as u32, row);
@@ -143,7 +143,7 @@ fn zeroed(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 /// `len` values that the caller overwrites.
 #[inline(always)]
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -293,7 +293,7 @@ fn accumulate<A: Arith>(
 
 /// `exp(x - max)` of the values `visible(r)` of each row, zero elsewhere, and 1 / their sum for each row.
 #[inline(always)]
-fn exp_rows<A: Arith>(
+pub(super) fn exp_rows<A: Arith>(
     scores: &mut [f32],
     width: usize,
     rows: usize,
@@ -315,7 +315,7 @@ fn exp_rows<A: Arith>(
 
 /// The keys that row `r` of a block sees, counted from the block's first.
 #[inline(always)]
-fn within(rule: &Rule<'_>, row: usize, n: usize, from: usize) -> Range<usize> {
+pub(super) fn within(rule: &Rule<'_>, row: usize, n: usize, from: usize) -> Range<usize> {
     let seen = rule.visible(row, n);
     seen.start - from..seen.end - from
 }

@@ -9,6 +9,7 @@ pub struct Operand<'a> {
     data: &'a [f32],
     rows: usize,
     cols: usize,
+    stride: usize,
     transposed: bool,
 }
 
@@ -16,7 +17,13 @@ impl<'a> Operand<'a> {
     /// `[rows, cols]`, row-major.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "matrix of another size");
-        Self { data, rows, cols, transposed: false }
+        Self { data, rows, cols, stride: cols, transposed: false }
+    }
+
+    /// `[rows, cols]`, the starts of rows `stride` values apart.
+    pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        assert!(stride >= cols && (rows == 0 || data.len() >= (rows - 1) * stride + cols), "matrix of another size");
+        Self { data, rows, cols, stride, transposed: false }
     }
 
     /// The same values read as `[cols, rows]`.
@@ -36,7 +43,7 @@ impl<'a> Operand<'a> {
 
     /// Values between the starts of two stored rows.
     pub fn width(&self) -> usize {
-        self.cols
+        self.stride
     }
 
     /// Whether it is read as the transpose of what is stored.
@@ -46,7 +53,7 @@ impl<'a> Operand<'a> {
 
     /// (row stride, column stride).
     fn strides(&self) -> (isize, isize) {
-        let width = self.cols as isize;
+        let width = self.stride as isize;
         if self.transposed { (1, width) } else { (width, 1) }
     }
 }
@@ -76,7 +83,7 @@ pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b
     }
     // `gemm` sums in another order where the result is a single row or has few values; rows of zeros keep it from that.
     let padded = (FEW_VALUES / n + 1).max(2);
-    if !a.transposed && m < padded {
+    if !a.transposed && a.stride == a.cols && m < padded {
         let mut rows = vec![0.0; padded * k];
         rows[..m * k].copy_from_slice(a.data);
         let mut result = vec![0.0; padded * n];

@@ -14,3 +14,5 @@ pub mod rms_norm;
 pub mod simd;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod split;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod tile_attention;

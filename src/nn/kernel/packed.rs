@@ -14,7 +14,7 @@
 //! are computed with it and on however many threads.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use tiled::{Packed, multiply};
+pub use tiled::{Block, Lines, Packed, grow, lines, multiply, over_blocks, split_in, steps_at_once};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub use absent::{Packed, multiply};
@@ -37,20 +37,24 @@ mod tiled {
 
     use rayon::prelude::*;
 
-    use super::super::amx::{self, AHEAD, DEPTH, GROUP, SIDE, Tile, Tiles};
+    use super::super::amx::{self, DEPTH, MOST_PARTS, SIDE, Tile, Tiles, ahead, group};
     use super::super::gemm::Operand;
     use super::super::parallel::{self, Disjoint};
     use super::super::precision;
     use super::super::split::{Place, split};
 
-    /// Steps of the inner dimension that are split and multiplied at a time.
-    const STEPS: usize = 16;
-    /// Bytes of the left matrix that are split at a time, so that they stay in the second-level cache.
-    const LEFT_BYTES: usize = 1 << 20;
     /// Rows of the left matrix that are split at a time, at the most.
-    const LEFT_ROWS: usize = 256;
+    pub const LEFT_ROWS: usize = 256;
+    /// A result's block, `[SIDE, SIDE]`.
+    pub type Block = [f32; SIDE * SIDE];
 
     static ZEROS: [f32; SIDE] = [0.0; SIDE];
+
+    /// Steps of the inner dimension that are split and multiplied at a time: so many that [`LEFT_ROWS`] rows of them stay in
+    /// the second-level cache.
+    pub const fn steps_at_once(parts: usize) -> usize {
+        48 / parts
+    }
 
     thread_local! {
         static LEFT: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
@@ -58,10 +62,45 @@ mod tiled {
     }
 
     /// Makes room for `len` tiles; what was there stays, so that nothing is cleared that will be overwritten.
-    fn grow(tiles: &mut Vec<Tile>, len: usize) {
+    pub fn grow(tiles: &mut Vec<Tile>, len: usize) -> &mut [Tile] {
         if tiles.len() < len {
             tiles.resize(len, Tile::ZERO);
         }
+        &mut tiles[..len]
+    }
+
+    /// As [`split`], in this many parts.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn split_in(
+        parts: usize,
+        x: Operand<'_>,
+        place: Place,
+        first: usize,
+        from: usize,
+        scale: f32,
+        out: &mut [Tile],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match parts {
+                1 => split::<1>(x, place, first, from, scale, out),
+                2 => split::<2>(x, place, first, from, scale, out),
+                _ => split::<3>(x, place, first, from, scale, out),
+            }
+        }
+    }
+
+    /// Rows of a left matrix in tiles: panels of [`SIDE`] rows, each of `steps` groups.
+    #[derive(Clone, Copy)]
+    pub struct Lines<'a> {
+        /// `[panels][steps][part][half]`.
+        pub tiles: &'a [Tile],
+        /// Rows, the last panel's alone may be fewer than its tiles hold.
+        pub rows: usize,
+        /// Groups of a panel.
+        pub steps: usize,
     }
 
     /// A right matrix `[inner, columns]`, split and laid out by panels of 32 columns.
@@ -70,32 +109,34 @@ mod tiled {
         tiles: Vec<Tile>,
         inner: usize,
         columns: usize,
+        parts: usize,
     }
 
     impl std::fmt::Debug for Packed {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "Packed[{}, {}]", self.inner, self.columns)
+            write!(f, "Packed[{}, {}] in {}", self.inner, self.columns, self.parts)
         }
     }
 
     impl Packed {
-        /// Prepares `b`; `None` where the processor has no matrix unit.
+        /// Prepares `b` in this thread's precision; `None` where the processor has no matrix unit.
         pub fn new(b: Operand<'_>) -> Option<Self> {
-            Self::within(b, Vec::new())
+            Self::within(b, precision::parts(), Vec::new())
         }
 
-        fn within(b: Operand<'_>, mut tiles: Vec<Tile>) -> Option<Self> {
+        /// As [`Self::new`], in memory that the caller has; `parts` from 1 to 3.
+        pub fn within(b: Operand<'_>, parts: usize, mut tiles: Vec<Tile>) -> Option<Self> {
+            assert!((1..=MOST_PARTS).contains(&parts), "parts are 1 to 3");
             if !amx::available() {
                 return None;
             }
             let (inner, columns) = b.shape();
-            let panel = inner.div_ceil(DEPTH) * GROUP;
-            grow(&mut tiles, panel * columns.div_ceil(SIDE));
-            let used = &mut tiles[..panel * columns.div_ceil(SIDE)];
+            let panel = inner.div_ceil(DEPTH) * group(parts);
+            let used = grow(&mut tiles, panel * columns.div_ceil(SIDE));
             if panel > 0 {
                 let pack = |(i, part): (usize, &mut [Tile])| {
                     // SAFETY: `available` has seen that the processor has these instructions.
-                    unsafe { split(b.t(), Place::Right, i * SIDE, 0, 1.0, part) }
+                    unsafe { split_in(parts, b.t(), Place::Right, i * SIDE, 0, 1.0, part) }
                 };
                 if parallel::threads() == 1 {
                     used.chunks_exact_mut(panel).enumerate().for_each(pack);
@@ -103,7 +144,32 @@ mod tiled {
                     used.par_chunks_exact_mut(panel).enumerate().for_each(pack);
                 }
             }
-            Some(Self { tiles, inner, columns })
+            Some(Self { tiles, inner, columns, parts })
+        }
+
+        /// Columns.
+        pub fn columns(&self) -> usize {
+            self.columns
+        }
+
+        /// Rows.
+        pub fn inner(&self) -> usize {
+            self.inner
+        }
+
+        /// Parts that its values are split into.
+        pub fn parts(&self) -> usize {
+            self.parts
+        }
+
+        /// Groups of a panel.
+        pub fn steps(&self) -> usize {
+            self.inner.div_ceil(DEPTH)
+        }
+
+        /// Its memory, for another matrix.
+        pub fn into_tiles(self) -> Vec<Tile> {
+            self.tiles
         }
 
         /// `out = start + scale * a b`, `out` row-major. `finish` gets every block of finished rows of `out` once, while it is
@@ -134,107 +200,202 @@ mod tiled {
                 finish(out);
                 return;
             }
-            let steps = inner.div_ceil(DEPTH);
-            let fitting = LEFT_BYTES / (steps.min(STEPS) * GROUP * size_of::<Tile>()) * SIDE;
-            // Two blocks a thread at least, so that a thread that is held up holds up little.
-            let share = rows.div_ceil(2 * parallel::threads()).next_multiple_of(SIDE).max(2 * SIDE);
-            let block = fitting.clamp(SIDE, LEFT_ROWS).min(share);
-            // Asked here: the work may go on on other threads.
-            let rounded = precision::is_bf16();
             let shared = Disjoint::new(out);
-            let run = |i: usize| {
-                let first = i * block;
-                let count = block.min(rows - first);
+            over_blocks(rows, |first, count| {
                 // SAFETY: blocks of rows do not overlap.
                 let out = unsafe { shared.range(first * self.columns, count * self.columns) };
-                self.rows(out, start, scale, a, first, rounded);
+                self.rows(out, start, scale, a, first);
                 finish(out);
-            };
-            let blocks = rows.div_ceil(block);
-            if blocks == 1 || parallel::threads() == 1 {
-                (0..blocks).for_each(run);
-            } else {
-                (0..blocks).into_par_iter().with_max_len(1).for_each(run);
-            }
+            });
         }
 
         /// Rows from `first` of the product.
-        fn rows(&self, out: &mut [f32], start: Start<'_>, scale: f32, a: Operand<'_>, first: usize, rounded: bool) {
+        fn rows(&self, out: &mut [f32], start: Start<'_>, scale: f32, a: Operand<'_>, first: usize) {
             let Some(registers) = Tiles::new() else {
                 // `self` is only made where there are registers; should they be gone, nobody reads what was not computed.
                 out.fill(f32::NAN);
                 return;
             };
             let count = out.len() / self.columns;
-            let all = self.inner.div_ceil(DEPTH);
+            let (all, most) = (self.steps(), steps_at_once(self.parts));
             let mut left = LEFT.take();
-            for from in (0..all).step_by(STEPS) {
-                let steps = STEPS.min(all - from);
+            for from in (0..all).step_by(most) {
+                let steps = most.min(all - from);
                 let start = if from > 0 { Start::Result } else { start };
-                grow(&mut left, count.div_ceil(SIDE) * steps * GROUP);
-                let left = &mut left[..count.div_ceil(SIDE) * steps * GROUP];
-                for (panel, tiles) in left.chunks_exact_mut(steps * GROUP).enumerate() {
-                    // SAFETY: `Tiles::new` has seen that the processor has these instructions.
-                    unsafe { split(a, Place::Left, first + panel * SIDE, from * DEPTH, scale, tiles) };
-                }
-                for column in (0..self.columns).step_by(SIDE) {
-                    let right = &self.tiles[(column / SIDE * all + from) * GROUP..][..steps * GROUP];
-                    // The next columns come from memory while these are multiplied.
-                    let next = right.as_ptr().wrapping_add(all * GROUP).cast::<u8>();
-                    for (panel, left) in left.chunks_exact(steps * GROUP).enumerate() {
-                        let ahead = next.wrapping_add(panel * steps * AHEAD);
-                        let row = panel * SIDE;
-                        let (height, width) = (SIDE.min(count - row), SIDE.min(self.columns - column));
-                        let target = &mut out[row * self.columns + column..];
-                        if (height, width) == (SIDE, SIDE) {
-                            let c = target.as_mut_ptr();
-                            let from = match start {
-                                Start::Zero => (ZEROS.as_ptr(), 0),
-                                Start::Row(row) => (row[column..][..SIDE].as_ptr(), 0),
-                                Start::Result => (c.cast_const(), self.columns),
-                            };
-                            // SAFETY: both have `steps` groups; `target` has 32 rows of 32 values, `columns` apart.
-                            unsafe {
-                                let (a, b) = (left.as_ptr(), right.as_ptr());
-                                if rounded {
-                                    registers.rounded_block_product(a, b, steps, (c, self.columns), from, ahead);
-                                } else {
-                                    registers.block_product(a, b, steps, (c, self.columns), from, ahead);
-                                }
-                            }
-                            continue;
-                        }
-                        let mut block = [0f32; SIDE * SIDE];
-                        for (to, from) in block.chunks_exact_mut(SIDE).zip(target.chunks(self.columns)).take(height) {
-                            match start {
-                                Start::Zero => {}
-                                Start::Row(row) => to[..width].copy_from_slice(&row[column..][..width]),
-                                Start::Result => to[..width].copy_from_slice(&from[..width]),
-                            }
-                        }
-                        // SAFETY: both have `steps` groups; the block is 32 rows of 32 values.
-                        unsafe {
-                            let (a, b, c) = (left.as_ptr(), right.as_ptr(), block.as_mut_ptr());
-                            if rounded {
-                                registers.rounded_block_product(a, b, steps, (c, SIDE), (c.cast_const(), SIDE), ahead);
-                            } else {
-                                registers.block_product(a, b, steps, (c, SIDE), (c.cast_const(), SIDE), ahead);
-                            }
-                        }
-                        for (from, to) in block.chunks_exact(SIDE).zip(target.chunks_mut(self.columns)).take(height) {
-                            to[..width].copy_from_slice(&from[..width]);
-                        }
-                    }
-                }
+                let tiles = lines(&mut left, a, first..first + count, from..from + steps, scale, self.parts);
+                self.add(&registers, Lines { tiles, rows: count, steps }, from, (out, self.columns), start);
             }
             LEFT.set(left);
+        }
+
+        /// `out = start + lines · b`, for the inner dimension's groups `from..from + lines.steps`; rows of `out` are `stride`
+        /// values apart.
+        pub fn add(
+            &self,
+            registers: &Tiles,
+            lines: Lines<'_>,
+            from: usize,
+            (out, stride): (&mut [f32], usize),
+            start: Start<'_>,
+        ) {
+            match self.parts {
+                1 => self.add_in::<1>(registers, lines, from, (out, stride), start),
+                2 => self.add_in::<2>(registers, lines, from, (out, stride), start),
+                _ => self.add_in::<3>(registers, lines, from, (out, stride), start),
+            }
+        }
+
+        fn add_in<const PARTS: usize>(
+            &self,
+            registers: &Tiles,
+            lines: Lines<'_>,
+            from: usize,
+            (out, stride): (&mut [f32], usize),
+            start: Start<'_>,
+        ) {
+            assert!(
+                lines.rows == 0 || out.len() >= (lines.rows - 1) * stride + self.columns,
+                "result of another size"
+            );
+            for column in (0..self.columns).step_by(SIDE) {
+                self.panels::<PARTS>(lines, column, from, |panel, a, b, next| {
+                    let row = panel * SIDE;
+                    let (height, width) = (SIDE.min(lines.rows - row), SIDE.min(self.columns - column));
+                    let target = &mut out[row * stride + column..];
+                    if (height, width) == (SIDE, SIDE) {
+                        let c = target.as_mut_ptr();
+                        let from = match start {
+                            Start::Zero => (ZEROS.as_ptr(), 0),
+                            Start::Row(row) => (row[column..][..SIDE].as_ptr(), 0),
+                            Start::Result => (c.cast_const(), stride),
+                        };
+                        // SAFETY: `panels` gives `steps` groups; `target` has 32 rows of 32 values, `stride` apart.
+                        unsafe { registers.block_product::<PARTS>(a, b, lines.steps, (c, stride), from, next) };
+                        return;
+                    }
+                    let mut block = [0f32; SIDE * SIDE];
+                    for (to, from) in block.chunks_exact_mut(SIDE).zip(target.chunks(stride)).take(height) {
+                        match start {
+                            Start::Zero => {}
+                            Start::Row(row) => to[..width].copy_from_slice(&row[column..][..width]),
+                            Start::Result => to[..width].copy_from_slice(&from[..width]),
+                        }
+                    }
+                    let c = block.as_mut_ptr();
+                    // SAFETY: as above; the block is 32 rows of 32 values.
+                    unsafe {
+                        registers.block_product::<PARTS>(a, b, lines.steps, (c, SIDE), (c.cast_const(), SIDE), next);
+                    }
+                    for (from, to) in block.chunks_exact(SIDE).zip(target.chunks_mut(stride)).take(height) {
+                        to[..width].copy_from_slice(&from[..width]);
+                    }
+                });
+            }
+        }
+
+        /// `row + lines · b` block by block: `visit` gets the number of the panel of rows, the first column, and 32 x 32 values,
+        /// of which those past the edges mean nothing. `columns` is where the panels of columns begin.
+        pub fn blocks(
+            &self,
+            registers: &Tiles,
+            lines: Lines<'_>,
+            columns: std::ops::Range<usize>,
+            row: Option<&[f32]>,
+            visit: &mut dyn FnMut(usize, usize, &mut Block),
+        ) {
+            match self.parts {
+                1 => self.blocks_in::<1>(registers, lines, columns, row, visit),
+                2 => self.blocks_in::<2>(registers, lines, columns, row, visit),
+                _ => self.blocks_in::<3>(registers, lines, columns, row, visit),
+            }
+        }
+
+        fn blocks_in<const PARTS: usize>(
+            &self,
+            registers: &Tiles,
+            lines: Lines<'_>,
+            columns: std::ops::Range<usize>,
+            row: Option<&[f32]>,
+            visit: &mut dyn FnMut(usize, usize, &mut Block),
+        ) {
+            let mut block = Aligned([0f32; SIDE * SIDE]);
+            for column in columns.step_by(SIDE) {
+                let mut start = [0f32; SIDE];
+                if let Some(row) = row {
+                    let width = SIDE.min(row.len() - column);
+                    start[..width].copy_from_slice(&row[column..][..width]);
+                }
+                self.panels::<PARTS>(lines, column, 0, |panel, a, b, next| {
+                    let c = block.0.as_mut_ptr();
+                    // SAFETY: `panels` gives `steps` groups; the block is 32 rows of 32 values.
+                    unsafe {
+                        registers.block_product::<PARTS>(a, b, lines.steps, (c, SIDE), (start.as_ptr(), 0), next);
+                    }
+                    visit(panel, column, &mut block.0);
+                });
+            }
+        }
+
+        /// Calls `f(panel, a, b, next)` for each panel of rows against the columns from `column` on; both have `lines.steps`
+        /// groups of `PARTS` parts. The next columns come from memory while these are multiplied.
+        #[inline(always)]
+        fn panels<const PARTS: usize>(
+            &self,
+            lines: Lines<'_>,
+            column: usize,
+            from: usize,
+            mut f: impl FnMut(usize, *const Tile, *const Tile, *const u8),
+        ) {
+            let (all, steps) = (self.steps(), lines.steps);
+            let panels = lines.rows.div_ceil(SIDE);
+            assert!(steps > 0 && PARTS == self.parts && lines.tiles.len() >= panels * steps * group(PARTS));
+            let right = &self.tiles[(column / SIDE * all + from) * group(PARTS)..][..steps * group(PARTS)];
+            let next = right.as_ptr().wrapping_add(all * group(PARTS)).cast::<u8>();
+            for (panel, left) in lines.tiles.chunks_exact(steps * group(PARTS)).enumerate().take(panels) {
+                f(panel, left.as_ptr(), right.as_ptr(), next.wrapping_add(panel * steps * ahead(PARTS)));
+            }
+        }
+    }
+
+    #[repr(C, align(64))]
+    struct Aligned(Block);
+
+    /// The rows `rows` of `a` in tiles, the groups `steps` of their inner dimension, times `scale`.
+    pub fn lines<'a>(
+        tiles: &'a mut Vec<Tile>,
+        a: Operand<'_>,
+        rows: std::ops::Range<usize>,
+        steps: std::ops::Range<usize>,
+        scale: f32,
+        parts: usize,
+    ) -> &'a [Tile] {
+        let panel = steps.len() * group(parts);
+        let tiles = grow(tiles, rows.len().div_ceil(SIDE) * panel);
+        for (i, tiles) in tiles.chunks_exact_mut(panel).enumerate() {
+            // SAFETY: callers have seen that the processor has these instructions (`Tiles::new`).
+            unsafe { split_in(parts, a, Place::Left, rows.start + i * SIDE, steps.start * DEPTH, scale, tiles) };
+        }
+        tiles
+    }
+
+    /// Calls `f(first, count)` on blocks of rows, in parallel: of [`LEFT_ROWS`] at the most, and two a thread at least, so that a
+    /// thread that is held up holds up little.
+    pub fn over_blocks(rows: usize, f: impl Fn(usize, usize) + Sync + Send) {
+        let share = rows.div_ceil(2 * parallel::threads()).next_multiple_of(SIDE).max(2 * SIDE);
+        let block = LEFT_ROWS.min(share);
+        let blocks = rows.div_ceil(block);
+        let run = |i: usize| f(i * block, block.min(rows - i * block));
+        if blocks == 1 || parallel::threads() == 1 {
+            (0..blocks).for_each(run);
+        } else {
+            (0..blocks).into_par_iter().with_max_len(1).for_each(run);
         }
     }
 
     /// As [`Packed::multiply`], preparing `b` in memory that is kept for the next call. `false`, and nothing done, where there
     /// is no matrix unit.
     pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>) -> bool {
-        let Some(packed) = Packed::within(b, RIGHT.take()) else { return false };
+        let Some(packed) = Packed::within(b, precision::parts(), RIGHT.take()) else { return false };
         let start = if accumulate { Start::Result } else { Start::Zero };
         packed.multiply(out, start, scale, a, &|_| {});
         RIGHT.set(packed.tiles);

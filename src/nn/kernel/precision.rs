@@ -1,36 +1,51 @@
 //! Precision of matrix products on this thread: `f32`, or operands rounded to `bf16` with sums in `f32` (what mixed-precision
-//! training calls autocast; Micikevicius et al. 2018, Kalamkar et al. 2019).
+//! training calls autocast; Micikevicius et al. 2018, Kalamkar et al. 2019). On a matrix unit it is the number of `bf16` parts
+//! that an operand is split into ([`super::packed`]).
 
 use std::cell::Cell;
 
+/// Parts of an `f32`.
+pub const F32: usize = 3;
+/// Parts of what is rounded to `bf16`.
+pub const BF16: usize = 1;
+
 thread_local! {
-    static BF16: Cell<bool> = const { Cell::new(false) };
+    static PARTS: Cell<usize> = const { Cell::new(F32) };
 }
 
 /// Puts the precision of this thread's products back when it goes.
 #[must_use]
 pub struct Scope {
-    before: bool,
+    before: usize,
     // Of this thread.
     not_send: std::marker::PhantomData<*const ()>,
 }
 
 /// Products that this thread asks for have operands of `bf16` from now on, or of `f32`, until the scope goes.
 pub fn scope(bf16: bool) -> Scope {
-    Scope { before: BF16.replace(bf16), not_send: std::marker::PhantomData }
+    in_parts(if bf16 { BF16 } else { F32 })
+}
+
+/// As [`scope`], with operands of 1 to 3 parts.
+pub fn in_parts(parts: usize) -> Scope {
+    Scope { before: PARTS.replace(parts.clamp(BF16, F32)), not_send: std::marker::PhantomData }
 }
 
 /// Whether this thread's products have operands of `bf16`.
 pub fn is_bf16() -> bool {
-    BF16.get()
+    PARTS.get() == BF16
+}
+
+/// Parts that operands of this thread's products are split into on a matrix unit.
+pub fn parts() -> usize {
+    PARTS.get()
 }
 
 impl Drop for Scope {
     fn drop(&mut self) {
-        BF16.set(self.before);
+        PARTS.set(self.before);
     }
 }
-
 /// The values rounded to the nearest `bf16`, ties to even.
 pub fn rounded(values: &[f32]) -> Vec<f32> {
     values.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect()

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::amx::{DEPTH, GROUP, PARTS, SIDE, Tile};
+use super::amx::{DEPTH, SIDE, Tile, group};
 use super::gemm::Operand;
 
 /// Side of a product that a matrix is on.
@@ -15,22 +15,30 @@ pub enum Place {
 }
 
 /// Splits `SIDE` lines of `x` from line `first`, zero beyond the last, times `scale`, between `from` and the end of `out` of
-/// the inner dimension: `[steps][part][half]` tiles. A line is a row of a left matrix (`x` `[lines, inner]`), or a column of
+/// the inner dimension: `[steps][part][half]` tiles, of [`group`] each step. A line is a row of a left matrix (`x` `[lines, inner]`), or a column of
 /// a right one, whose transpose `x` then is.
 ///
 /// # Safety
 /// The processor must have AVX-512 F, BW, DQ, VL and BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub unsafe fn split(x: Operand<'_>, place: Place, first: usize, from: usize, scale: f32, out: &mut [Tile]) {
+pub unsafe fn split<const PARTS: usize>(
+    x: Operand<'_>,
+    place: Place,
+    first: usize,
+    from: usize,
+    scale: f32,
+    out: &mut [Tile],
+) {
     let (lines, inner) = x.shape();
     let factor = _mm512_set1_ps(scale);
-    for (step, group) in out.chunks_exact_mut(GROUP).enumerate() {
+    let transposing = x.is_transposed() == (place == Place::Left);
+    for (step, tiles) in out.chunks_exact_mut(group(PARTS)).enumerate() {
         let start = from + step * DEPTH;
         for half in 0..2 {
             let line = first + half * SIDE / 2;
             let (lines, inner) = (lines.saturating_sub(line), inner.saturating_sub(start));
             // Vector i of a part: 16 pairs, of line i along the inner dimension, or of pair i along the lines.
-            let mut parts = [[_mm512_setzero_si512(); 16]; PARTS];
+            let mut vectors = [[_mm512_setzero_si512(); 16]; PARTS];
             for i in 0..16 {
                 let (a, b) = if x.is_transposed() {
                     let row = |j: usize| load(x, (j < inner).then_some((start + j, line)), lines);
@@ -40,27 +48,29 @@ pub unsafe fn split(x: Operand<'_>, place: Place, first: usize, from: usize, sca
                     (row(0), row(16))
                 };
                 let (mut a, mut b) = (_mm512_mul_ps(a, factor), _mm512_mul_ps(b, factor));
-                for part in &mut parts {
+                for (part, vectors) in vectors.iter_mut().enumerate() {
                     let (high_a, high_b) = (round(a), round(b));
-                    part[i] = if x.is_transposed() {
-                        _mm512_or_si512(high_a, _mm512_slli_epi32::<16>(high_b))
+                    let pairs = if x.is_transposed() { interleaved(high_a, high_b) } else { neighbours(high_a, high_b) };
+                    if transposing {
+                        vectors[i] = pairs;
                     } else {
-                        _mm512_inserti64x4::<1>(
-                            _mm512_castsi256_si512(_mm512_cvtepi32_epi16(high_a)),
-                            _mm512_cvtepi32_epi16(high_b),
-                        )
-                    };
-                    a = _mm512_sub_ps(a, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(high_a)));
-                    b = _mm512_sub_ps(b, _mm512_castsi512_ps(_mm512_slli_epi32::<16>(high_b)));
+                        let row = &mut tiles[2 * part + half].0[16 * i..16 * i + 16];
+                        // SAFETY: 16 values of 4 bytes.
+                        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), pairs) };
+                    }
+                    if part + 1 < PARTS {
+                        a = _mm512_sub_ps(a, _mm512_castsi512_ps(high_a));
+                        b = _mm512_sub_ps(b, _mm512_castsi512_ps(high_b));
+                    }
                 }
             }
-            for (part, vectors) in parts.iter_mut().enumerate() {
-                if x.is_transposed() == (place == Place::Left) {
+            if transposing {
+                for (part, vectors) in vectors.iter_mut().enumerate() {
                     transpose(vectors);
-                }
-                for (row, vector) in group[2 * part + half].0.chunks_exact_mut(16).zip(vectors) {
-                    // SAFETY: 16 values of 4 bytes.
-                    unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), *vector) };
+                    for (row, vector) in tiles[2 * part + half].0.chunks_exact_mut(16).zip(vectors) {
+                        // SAFETY: as above.
+                        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), *vector) };
+                    }
                 }
             }
         }
@@ -77,12 +87,38 @@ fn load(x: Operand<'_>, place: Option<(usize, usize)>, left: usize) -> __m512 {
     unsafe { _mm512_maskz_loadu_ps(mask, x.values().as_ptr().wrapping_add(row * x.width() + column)) }
 }
 
-/// The nearest `bf16`, in the low half of each lane.
+/// The nearest `bf16` (the one farther from zero of two), in the high half of each lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 fn round(x: __m512) -> __m512i {
-    // SAFETY: both types are 256 bits without invalid values.
-    _mm512_cvtepu16_epi32(unsafe { std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)) })
+    // Not the conversion of AVX512-BF16, which is slower than this and ends in the wrong half.
+    let up = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
+    _mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()))
+}
+
+/// The high halves of `a`'s lanes, then those of `b`'s.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn neighbours(a: __m512i, b: __m512i) -> __m512i {
+    const ODD: [u16; 32] = {
+        let mut words = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            words[i] = 2 * i as u16 + 1;
+            i += 1;
+        }
+        words
+    };
+    // SAFETY: 32 values of 2 bytes.
+    let odd = unsafe { _mm512_loadu_si512(ODD.as_ptr().cast()) };
+    _mm512_permutex2var_epi16(a, odd, b)
+}
+
+/// In each lane the high half of `a`'s below that of `b`'s.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn interleaved(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_or_si512(_mm512_srli_epi32::<16>(a), b)
 }
 
 /// Transposes 16 vectors of 16.
