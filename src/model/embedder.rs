@@ -26,11 +26,12 @@ pub struct Mode {
     dropout: Option<u64>,
     first_sequence: usize,
     sink: Option<GradientSink>,
+    gradients: Option<GradientSink>,
 }
 
 impl Mode {
     /// No dropout.
-    pub const INFERENCE: Self = Self { dropout: None, first_sequence: 0, sink: None };
+    pub const INFERENCE: Self = Self { dropout: None, first_sequence: 0, sink: None, gradients: None };
 
     /// Dropout (of adapters, and of the model if it was built with it) drawn from a seed; give every step another.
     pub fn training(seed: u64) -> Self {
@@ -44,6 +45,13 @@ impl Mode {
         Self { sink: Some(sink.clone()), ..self }
     }
 
+    /// Layers that can be are differentiated by hand, as one operation each; the gradients of the variables in them go to `sink`,
+    /// whence they are to be added to those that `backward` returns.
+    #[must_use]
+    pub fn with_gradients(self, sink: &GradientSink) -> Self {
+        Self { gradients: Some(sink.clone()), ..self }
+    }
+
     /// Counts the batch's sequences from `first` on in the model's dropout masks: a part of a larger batch that is run by
     /// itself then has the masks that it has in the whole.
     #[must_use]
@@ -53,7 +61,11 @@ impl Mode {
 
     /// Whether it is [`Self::INFERENCE`].
     pub(super) fn is_inference(&self) -> bool {
-        self.dropout.is_none() && self.sink.is_none()
+        self.dropout.is_none() && self.sink.is_none() && self.gradients.is_none()
+    }
+
+    pub(super) fn gradients(&self) -> Option<&GradientSink> {
+        self.gradients.as_ref()
     }
 
     pub(super) fn layer(&self, index: usize) -> Self {

@@ -161,6 +161,26 @@ multiversion! {
     }
 }
 
+/// The activation of every value.
+pub(super) fn applied(kind: Activation, x: &[f32]) -> Vec<f32> {
+    let mut out = x.to_vec();
+    parallel::over_rows(&mut out, BLOCK, |_, part| kind.apply(part));
+    out
+}
+
+/// `dy = dy f'(x)`.
+pub(super) fn backward_in_place(kind: Activation, x: &[f32], dy: &mut [f32]) {
+    parallel::over_rows(dy, BLOCK, |first, part| times_slope(kind, &x[first * BLOCK..][..part.len()], part));
+}
+
+multiversion! {
+    fn times_slope<A>(kind: Activation, x: &[f32], dy: &mut [f32]) {
+        slopes!(kind, |f| for (d, x) in dy.iter_mut().zip(x) {
+            *d *= f.at::<A>(*x).1;
+        });
+    }
+}
+
 struct Elements(Activation);
 
 /// Values that one call of a kernel takes.

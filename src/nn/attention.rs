@@ -136,7 +136,7 @@ struct Rows {
 
 impl Packed {
     /// `width` values a token: q, k and v together.
-    fn new(
+    pub(super) fn new(
         cu_seqlens: &Arc<Vec<usize>>,
         tokens: usize,
         heads: Heads,
@@ -183,6 +183,20 @@ impl Packed {
             Some(bias) => with_values(NAME, [bias], |[bias]| Ok(op.forward(op.parts(qkv), op.joint(), bias))),
             None => Ok(op.forward(op.parts(qkv), op.joint(), &[])),
         }
+    }
+
+    /// The result of queries, keys and values, `[tokens, hidden]` each.
+    pub(super) fn apart_forward(&self, qkv: [&[f32]; 3]) -> Vec<f32> {
+        self.forward(qkv, self.apart(), &[])
+    }
+
+    /// The gradients by queries, keys and values, from the result and its gradient.
+    pub(super) fn apart_backward(&self, qkv: [&[f32]; 3], results: [&[f32]; 2]) -> [Vec<f32>; 3] {
+        // SAFETY: the units cover every token and every head.
+        let mut gradients = qkv.map(|x| unsafe { unset(x.len()) });
+        let targets = gradients.each_mut().map(|d| (Disjoint::new(d), 0));
+        self.backward(qkv, results, self.apart(), targets, &[], false);
+        gradients
     }
 
     /// Rows of head `h` of sequence `s`, `stride` values apart.
@@ -364,10 +378,7 @@ impl CustomOp3 for Packed {
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         with_values(NAME, [q, k, v, out, dout], |[qs, ks, vs, outs, douts]| {
-            // SAFETY: the units cover every token and every head.
-            let (mut dq, mut dk, mut dv) = unsafe { (unset(qs.len()), unset(ks.len()), unset(vs.len())) };
-            let targets = [&mut dq, &mut dk, &mut dv].map(|d| (Disjoint::new(d), 0));
-            self.backward([qs, ks, vs], [outs, douts], self.apart(), targets, &[], false);
+            let [dq, dk, dv] = self.apart_backward([qs, ks, vs], [outs, douts]);
             let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
             Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
         })

@@ -44,6 +44,24 @@ impl GradientSink {
         Ok(())
     }
 
+    /// Adds the gradient of a variable; of a tensor that is none it is let go.
+    ///
+    /// # Errors
+    /// Where it has another number of values.
+    pub fn add_values(&self, var: &Tensor, gradient: Vec<f32>) -> Result<()> {
+        if !var.is_variable() {
+            return Ok(());
+        }
+        let gradient = Tensor::from_vec(gradient, var.shape(), var.device())?;
+        let mut sums = self.lock();
+        let sum = match sums.remove(&var.id()) {
+            Some(sum) => (sum + gradient)?,
+            None => gradient,
+        };
+        sums.insert(var.id(), sum);
+        Ok(())
+    }
+
     /// Takes out the gradient of a variable.
     pub fn take(&self, id: TensorId) -> Option<Tensor> {
         self.lock().remove(&id)

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::activation::Activation;
+use super::checkpoint::GradientSink;
 use super::dora::{self, Scaled};
 use super::kernel::gemm::{Operand, multiply};
 use super::kernel::packed::{Packed, Start};
@@ -121,6 +122,11 @@ impl Linear {
         weight.dims().iter().all(|d| *d >= PREPARED_FROM).then_some(weight)
     }
 
+    /// Whether it is nothing but a product on the CPU, with a low-rank adapter without dropout or none.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.magnitude.is_none() && self.weight.on_cpu() && self.lora.as_ref().is_none_or(|lora| lora.dropout == 0.0)
+    }
+
     fn frozen(&self, activation: Activation) -> Frozen {
         let (weight, bias, prepared) = (self.weight.clone(), self.bias.clone(), self.prepared.clone());
         Frozen { weight, bias, activation, prepared }
@@ -158,6 +164,78 @@ impl Linear {
             }
             Some(lora) => x.apply_op3(&lora.a, &lora.b, Adapted { base: Some(base), scale: lora.scale as f32 }),
         }
+    }
+
+    /// As [`Self::forward`] without dropout, on the values of `rows` rows.
+    ///
+    /// # Errors
+    /// Where the shapes do not fit.
+    pub(super) fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
+        let (outputs, inputs) = self.weight.shape()?;
+        if x.len() != rows * inputs || self.magnitude.is_some() {
+            bail!("{NAME}: {} values are not {rows} rows for weight {:?}", x.len(), [outputs, inputs]);
+        }
+        let mut out = self.frozen(Activation::None).run(x, rows)?;
+        if let Some(lora) = &self.lora {
+            with_values(NAME, [&lora.a, &lora.b], |[a, b]| {
+                let rank = lora.a.dims2()?.0;
+                let low = affine(x, rows, a, None, Activation::None, None);
+                let b = Operand::new(b, outputs, rank).t();
+                multiply(&mut out, true, lora.scale as f32, Operand::new(&low, rows, rank), b);
+                Ok(())
+            })?;
+        }
+        Ok(out)
+    }
+
+    /// Whether it has a parameter that is trained.
+    pub(super) fn learns(&self) -> bool {
+        let lora = self.lora.as_ref().is_some_and(|lora| lora.a.track_op() || lora.b.track_op());
+        self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op) || lora
+    }
+
+    /// Gives the gradients by its parameters, from the input and the gradient by the output of [`Self::run`], to `sink`.
+    ///
+    /// # Errors
+    /// Where the shapes do not fit.
+    pub(super) fn parameter_gradients(&self, x: &[f32], dy: &[f32], rows: usize, sink: &GradientSink) -> Result<()> {
+        let (outputs, inputs) = self.weight.shape()?;
+        if let Some(weight) = self.weight.dense().filter(|weight| weight.track_op()) {
+            sink.add_values(weight, weight_gradient(dy, x, rows, outputs, inputs, 1.0))?;
+        }
+        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.track_op()) {
+            sink.add_values(bias, column_sums(dy, outputs))?;
+        }
+        if let Some(lora) = self.lora.as_ref().filter(|lora| lora.a.track_op() || lora.b.track_op()) {
+            let (rank, scale) = (lora.a.dims2()?.0, lora.scale as f32);
+            with_values(NAME, [&lora.a, &lora.b], |[a, b]| {
+                let low = affine(x, rows, a, None, Activation::None, None);
+                let dlow = input_gradient(dy, rows, b, (outputs, rank), None);
+                sink.add_values(&lora.a, weight_gradient(&dlow, x, rows, rank, inputs, scale))?;
+                sink.add_values(&lora.b, weight_gradient(dy, &low, rows, outputs, rank, scale))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The gradient by the input of [`Self::run`], added to `sum` where there is one.
+    ///
+    /// # Errors
+    /// Where the shapes do not fit.
+    pub(super) fn back(&self, dy: &[f32], rows: usize, sum: Option<Vec<f32>>) -> Result<Vec<f32>> {
+        let shape = self.weight.shape()?;
+        let frozen = self.frozen(Activation::None);
+        let mut dx = frozen.added_gradient(dy, rows, sum)?;
+        if let Some(lora) = &self.lora {
+            with_values(NAME, [&lora.a, &lora.b], |[a, b]| {
+                let rank = lora.a.dims2()?.0;
+                let dlow = input_gradient(dy, rows, b, (shape.0, rank), None);
+                let a = Operand::new(a, rank, shape.1);
+                multiply(&mut dx, true, lora.scale as f32, Operand::new(&dlow, rows, rank), a);
+                Ok(())
+            })?;
+        }
+        Ok(dx)
     }
 
     /// `x Wᵀ + b` where one of them is trained.
@@ -337,12 +415,25 @@ fn input_gradient(
     (outputs, inputs): (usize, usize),
     prepared: Option<&Packed>,
 ) -> Vec<f32> {
+    added_gradient(dy, rows, weight, (outputs, inputs), prepared, None)
+}
+
+/// As [`input_gradient`], added to `sum` where there is one.
+fn added_gradient(
+    dy: &[f32],
+    rows: usize,
+    weight: &[f32],
+    (outputs, inputs): (usize, usize),
+    prepared: Option<&Packed>,
+    sum: Option<Vec<f32>>,
+) -> Vec<f32> {
+    let add = sum.is_some();
     // SAFETY: as in `affine`.
-    let mut dx = unsafe { unset(rows * inputs) };
+    let mut dx = sum.unwrap_or_else(|| unsafe { unset(rows * inputs) });
     let (dy, weight) = (Operand::new(dy, rows, outputs), Operand::new(weight, outputs, inputs));
     match prepared {
-        Some(prepared) => prepared.multiply(&mut dx, Start::Zero, 1.0, dy, &|_| {}),
-        None => multiply(&mut dx, false, 1.0, dy, weight),
+        Some(prepared) => prepared.multiply(&mut dx, if add { Start::Result } else { Start::Zero }, 1.0, dy, &|_| {}),
+        None => multiply(&mut dx, add, 1.0, dy, weight),
     }
     dx
 }
@@ -480,10 +571,14 @@ impl Frozen {
     }
 
     fn input_gradient(&self, dy: &[f32], rows: usize) -> Result<Vec<f32>> {
+        self.added_gradient(dy, rows, None)
+    }
+
+    fn added_gradient(&self, dy: &[f32], rows: usize, sum: Option<Vec<f32>>) -> Result<Vec<f32>> {
         let shape = self.weight.shape()?;
         self.weight.with_values(NAME, |w| {
             let make = || Packed::new(Operand::new(w, shape.0, shape.1));
-            Ok(input_gradient(dy, rows, w, shape, self.prepared(|p| &p.backward, make)))
+            Ok(added_gradient(dy, rows, w, shape, self.prepared(|p| &p.backward, make), sum))
         })
     }
 }

@@ -424,7 +424,8 @@ impl<'a> Trainer<'a> {
         let mut loss_sum = 0f64;
         for (part, examples) in parts.iter().enumerate() {
             let place = ((epoch as u64) << 32) | (group * settings.accumulate + part) as u64;
-            let mut mode = Mode::training(settings.seed ^ place.wrapping_mul(0x2545_f491_4f6c_dd1d));
+            let mut mode = Mode::training(settings.seed ^ place.wrapping_mul(0x2545_f491_4f6c_dd1d))
+                .with_gradients(&self.sink);
             if settings.checkpointing {
                 mode = mode.with_checkpointing(&self.sink);
             }

@@ -4,9 +4,10 @@ use std::sync::OnceLock;
 
 use candle_core::{Device, Tensor};
 
-use super::pass::Pass;
+use super::pass::{Pass, Place};
 use super::{Attention, Encoder, Inner, Layer, Norm, Order, Projections};
 use crate::nn::PackedBatch;
+use crate::nn::attention::Heads;
 use crate::nn::fused::{self, Dense, Tokens};
 use crate::nn::kernel::precision;
 use crate::nn::linear::Linear;
@@ -82,6 +83,49 @@ fn norm(norm: &Norm) -> Option<fused::Norm> {
         Norm::Layer(norm) => fused::Norm::Layer(values(&norm.weight)?, values(&norm.bias)?, norm.eps as f32),
         Norm::Rms(norm) => fused::Norm::Rms(values(&norm.scale().ok()?)?, norm.eps as f32),
     })
+}
+
+impl Layer {
+    /// Attention and the feed-forward layers as one operation whose variables' gradients go to the pass's sink; `None` where the
+    /// layer is not made for it.
+    pub(super) fn run_trained(&self, x: &Tensor, pass: &Pass) -> candle_core::Result<Option<Tensor>> {
+        let Some(sink) = pass.gradients() else { return Ok(None) };
+        let (Attention::Plain(attention), Order::After([Norm::Layer(first), Norm::Layer(second)])) =
+            (&self.attention, &self.order)
+        else {
+            return Ok(None);
+        };
+        let (Projections::Separate(projections), Inner::Plain(up)) =
+            (&attention.projections, &self.feed_forward.inner)
+        else {
+            return Ok(None);
+        };
+        let projections = projections.all();
+        let (output, down) = (&attention.output, &self.feed_forward.output);
+        let plain = !attention.biased
+            && self.relative.is_none()
+            && attention.prepare.is_none()
+            && attention.heads.key_values() == attention.heads.count
+            && !self.feed_forward.drops
+            && x.device().is_cpu()
+            && projections.iter().chain([&output, &up, &down]).all(|linear| linear.is_plain());
+        if !plain {
+            return Ok(None);
+        }
+        let dropout = pass.weights(Place::Weights)?;
+        let heads = Heads { causal: attention.heads.causal || pass.causal, dropout, ..attention.heads.clone() };
+        let layer = fused::training::Layer {
+            projections: projections.map(Linear::clone),
+            heads,
+            output: output.clone(),
+            norms: [first.clone(), second.clone()],
+            up: up.clone(),
+            activation: self.feed_forward.activation,
+            down: down.clone(),
+            drops: [pass.drops(self.drops[0], Place::AttentionOutput)?, pass.drops(self.drops[1], Place::Output)?],
+        };
+        layer.forward(x, &pass.cu_seqlens, sink).map(Some)
+    }
 }
 
 fn made(layer: &Layer) -> Option<fused::Layer> {

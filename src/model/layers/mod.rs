@@ -206,6 +206,10 @@ impl Encoder {
         }
         for (i, layer) in self.layers.iter().enumerate() {
             let layer = layer.clone();
+            if let Some(result) = layer.run_trained(&x, &pass.layer(i))? {
+                x = result;
+                continue;
+            }
             x = pass.layer(i).run(&x, move |x, pass| layer.feed_forward(&layer.attend(x, pass)?, pass))?;
         }
         let x = self.norm.forward(&x)?;

@@ -8,7 +8,7 @@ use super::Drops;
 use crate::model::Mode;
 use crate::model::architecture::ModelDropout;
 use crate::nn::PackedBatch;
-use crate::nn::checkpoint::checkpoint;
+use crate::nn::checkpoint::{GradientSink, checkpoint};
 use crate::nn::dropout::{TokenDropout, token_places};
 
 /// A forward pass as a layer sees it.
@@ -69,6 +69,11 @@ impl Pass {
     /// The pass as layer `index` sees it: with draws of its own.
     pub fn layer(&self, index: usize) -> Self {
         Self { mode: self.mode.layer(index), ..self.clone() }
+    }
+
+    /// Where the gradients of variables go that are not left to candle, unless layers are run again in the backward pass.
+    pub fn gradients(&self) -> Option<&GradientSink> {
+        self.mode.gradients().filter(|_| self.mode.sink().is_none())
     }
 
     /// Seed of an adapter's dropout at a linear layer.
