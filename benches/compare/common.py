@@ -1,8 +1,12 @@
-"""What the comparisons share: readers, a run of one side in a process of its own, tables. Standard library alone: a child's peak
-memory begins with its parent's."""
+"""What the comparisons share: readers, a run of one side in a process of its own, tables.
 
+Standard library alone, and little held: the kernel counts what the parent held when it started a child as that child's peak memory.
+"""
+
+import array
 import gzip
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -36,7 +40,8 @@ def read_rows(path: Path | str, most: int | None = None) -> Iterator[dict]:
 
 
 def write_rows(path: Path, rows: Iterable[dict]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    with open(path, "w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return path
 
 
@@ -51,6 +56,23 @@ def read_pairs(path: Path | str, most: int | None = None) -> list[tuple[str, str
 
 def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> Path:
     return write_rows(path, ({"query": query, "pos": [positive]} for query, positive in pairs))
+
+
+def read_embeddings(path: Path) -> array.array:
+    """Values of a .npy file of f32, row by row."""
+    content = path.read_bytes()
+    if content[:6] != b"\x93NUMPY" or b"'<f4'" not in content[:128]:
+        raise ValueError(f"{path}: not a .npy file of f32")
+    start = 10 + int.from_bytes(content[8:10], "little")
+    return array.array("f", content[start:])
+
+
+def difference(first: Path, second: Path) -> float:
+    """The largest difference of a value; infinite where shapes differ or a value is no number."""
+    a, b = read_embeddings(first), read_embeddings(second)
+    if len(a) != len(b):
+        return math.inf
+    return max((math.inf if math.isnan(x - y) else abs(x - y) for x, y in zip(a, b)), default=0.0)
 
 
 def binary() -> Path:

@@ -55,8 +55,6 @@ def has_dtype(binary: Path) -> bool:
 
 
 def encode(args, work: Path) -> None:
-    import numpy as np
-
     if args.texts:
         texts = args.texts
     else:
@@ -82,11 +80,11 @@ def encode(args, work: Path) -> None:
     (tokens, *others) = {run["tokens"] for side in runs.values() for run in side}
     if others:
         print(f"The sides count other tokens ({tokens:,}, {others[0]:,}): they do not read the texts alike.\n")
-    truth = np.load(runs["sentence-transformers f32"][0]["folder"] / "out.npy").astype(np.float64)
+    truth = runs["sentence-transformers f32"][0]["folder"] / "out.npy"
     rows = []
     for side, done in runs.items():
         own = runs.get(f"embeval {side.rsplit(' ', 1)[1]}")
-        difference = max(np.abs(np.load(run["folder"] / "out.npy") - truth).max() for run in done)
+        difference = max(common.difference(run["folder"] / "out.npy", truth) for run in done)
         over = ratios(own, done, "tokens_per_second") if own and own is not done else ""
         rows.append([side, f"{median(done, 'tokens_per_second'):,.0f}", over, f"{median(done, 'peak_mb'):,.0f}", f"{difference:.1e}"])
     print(f"{done[0]['texts']:,} texts, {tokens:,} tokens. Differences are of an embedding's value, the largest, from sentence-transformers f32.\n")
