@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -233,8 +234,9 @@ def main() -> None:
     folders = [path.resolve() for path in args.tasks or [EVERYDAY]]
     args.tasks = [task for path in folders for task in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
     args.cost_output = args.cost_output.resolve()
-    print(about(), flush=True)
     with common.work_folder() as work:
+        os.environ["BINARY"] = shutil.copy(common.binary(), work)  # whoever builds meanwhile changes nothing
+        print(about(), flush=True)
         for case in args.cases or ("encode", "train", "score"):
             folder = Path(work) / case
             folder.mkdir()
