@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -92,7 +93,20 @@ def encode(args, work: Path) -> None:
     print(table(["encode", "tokens/s", "embeval's over it (rounds)", "peak, MB", "difference"], rows))
 
 
-def of_one_length(model: Path, path: Path) -> list[tuple[str, str]]:
+def distinct_pairs(path: Path) -> list[tuple[str, str]]:
+    """Pairs none of whose texts came before (embeval takes the same text elsewhere in a batch for no negative, the peer takes it for one),
+    shuffled, since embeval draws its own order and neighbours in a file may be alike."""
+    seen: set[str] = set()
+    pairs = []
+    for pair in common.read_pairs(path, 4000):
+        if seen.isdisjoint(pair):
+            seen.update(pair)
+            pairs.append(pair)
+    random.Random(1).shuffle(pairs)
+    return pairs
+
+
+def of_one_length(model: Path, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Pairs whose texts are repeated until they fill MAX_LENGTH; training cuts what is too much."""
     from tokenizers import Tokenizer
 
@@ -104,7 +118,7 @@ def of_one_length(model: Path, path: Path) -> list[tuple[str, str]]:
         count = len(tokenizer.encode(text, add_special_tokens=False).ids)
         return " ".join([text] * -(-MAX_LENGTH // max(count, 1)))
 
-    return [(filled(query), filled(positive)) for query, positive in common.read_pairs(path, 1000)]
+    return [(filled(query), filled(positive)) for query, positive in pairs]
 
 
 def after_warm_up(run: dict) -> dict:
@@ -116,12 +130,12 @@ def after_warm_up(run: dict) -> dict:
 
 def train(args, work: Path) -> None:
     binary, rows = common.binary(), []
-    sets = {path.parent.name if path.name.startswith("train.") else path.name.split(".")[0]: common.read_pairs(path, 1000) for path in args.pairs}
-    sets[f"{MAX_LENGTH} tokens each"] = of_one_length(args.model, args.pairs[-1])
+    sets = {path.parent.name if path.name.startswith("train.") else path.name.split(".")[0]: distinct_pairs(path) for path in args.pairs}
+    sets[f"{MAX_LENGTH} tokens each"] = of_one_length(args.model, list(sets.values())[-1])
     steps = args.steps + WARM_UP
     for name, pairs in sets.items():
         if len(pairs) < steps * BATCH:
-            sys.exit(f"error: {name}: has {len(pairs)} rows, {steps * BATCH} are needed")
+            sys.exit(f"error: {name}: has {len(pairs)} rows of texts that do not repeat, {steps * BATCH} are needed")
         folder = work / name.replace(" ", "-")
         folder.mkdir()
         many = common.write_pairs(folder / "many.jsonl", pairs[: steps * BATCH])
@@ -140,7 +154,7 @@ def train(args, work: Path) -> None:
             rows.append([
                 name, kind, *(f"{median(side, 'tokens_per_second'):,.0f}" for side in (mine, theirs)), ratios(mine, theirs, "tokens_per_second"),
                 *(f"{median(side, 'peak_mb'):,.0f}" for side in (mine, theirs)), *(f"{loss:.5f}" for loss in last), *(f"{loss:.3f}" for loss in means)])
-    print(f"{args.steps} timed steps of {BATCH} pairs. Losses of step 5 over one batch without dropout, which must agree, and the mean of all timed runs' "
+    print(f"{args.steps} timed steps of {BATCH} pairs. Losses of step 5 over one batch without dropout, which must agree (LoRA: but for its random start), and the mean of all timed runs' "
           "steps, over the same rows in another order with dropout.\n")
     print(table(["pairs", "weights", "embeval, tokens/s", "peer, tokens/s", "ratio (rounds)", "embeval, MB", "peer, MB", "loss 5, embeval", "loss 5, peer",
                  "mean loss, embeval", "mean loss, peer"], rows, words=2))
@@ -171,7 +185,7 @@ def score(args, work: Path) -> None:
 
 def sweep(args, work: Path) -> None:
     steps, tasks = args.steps, [str(path) for path in args.tasks[: args.sweep_tasks]]
-    pairs = common.write_pairs(work / "sweep.jsonl", common.read_pairs(args.pairs[0], steps * BATCH))
+    pairs = common.write_pairs(work / "sweep.jsonl", distinct_pairs(args.pairs[0])[: steps * BATCH])
     ends = {"first": {"loss.temperature": TEMPERATURES[0]}, "second": {"loss.temperature": TEMPERATURES[1]}}
     config = write_yaml(work / "sweep.yaml", training(
         args, pairs, "sweep", adapter={"kind": "lora", "targets": ["query", "value"]}, train={"epochs": 1_000, "max_steps": steps, "lr": SWEEP_RATE},
