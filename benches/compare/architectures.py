@@ -4,7 +4,7 @@
 MODELS is the folder that tests/peers/make_random_models.py filled (default: every model in it). The texts, 1,000 of 5 to 200 Russian and English
 words (log-uniform), are made here. Per model, ROUNDS rounds in turn, each side a process of its own on THREADS threads: f32, batches of 32 by
 length there, packed here. Both tell tokens (special ones counted, padding not) and the seconds of tokenizing and encoding; loading, and there a
-batch to warm up, are not timed. Memory is the process's peak. TABLE.md has medians of what is measured so far, TABLE.json every run: stopped
+pass to warm up, are not timed. Memory is the process's peak. TABLE.md has medians of what is measured so far, TABLE.json every run: stopped
 at any time, or called with one NAME at a time, it goes on from there. Run it on a quiet machine. Exit code 1: the sides do not agree.
 """
 
@@ -12,15 +12,12 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import random
-import statistics
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from common import ROUNDS, THREADS, difference, median, peer, ratios, run, table, work_folder, write_rows
+
 LIMIT = 1e-3  # largest difference of two embeddings of length 1
 
 RUSSIAN = """аптека банк берег билет больше весна врач вышла где гитара гора город далёкой двести дети длинный дня добавьте дождь завтра закон закрыт звезда
@@ -42,14 +39,6 @@ def make_texts(count: int) -> list[str]:
     return [" ".join(rng.choice(pools[i % 3]) for _ in range(length)) for i, length in enumerate(lengths)]
 
 
-def measure(command: list, environment: dict) -> dict:
-    """The last line that the process prints, which is JSON."""
-    done = subprocess.run(list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"error: {' '.join(map(str, command))}\n{done.stderr.strip()}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def parameters(folder: Path) -> int:
     """Values in the folder's files of weights."""
     total = 0
@@ -60,31 +49,21 @@ def parameters(folder: Path) -> int:
     return total
 
 
-def difference(ours: Path, theirs: Path) -> float:
-    import numpy as np
-
-    ours, theirs = np.load(ours).astype(np.float64), np.load(theirs)
-    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else math.inf
-
-
 def write(path: Path, content: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(content, encoding="utf-8")
     partial.replace(path)
 
 
-def table(state: dict) -> str:
-    rows = ["| architecture | parameters | ours, tokens/s | peer, tokens/s | ratio (of the rounds) | ours, MB | peer, MB | tokens |", "|---|" + "---:|" * 7]
+def report(state: dict) -> str:
+    head = ["architecture", "parameters", "ours, tokens/s", "peer, tokens/s", "ratio (of the rounds)", "ours, MB", "peer, MB", "tokens"]
+    rows = []
     for name, model in state["models"].items():
-        ours, peer = ([run[side] for run in model["rounds"]] for side in ("ours", "peer"))
-        speeds = [statistics.median(run["tokens_per_second"] for run in side) for side in (ours, peer)]
-        memory = [statistics.median(run["peak_mb"] for run in side) for side in (ours, peer)]
-        ratios = ", ".join(f"{a['tokens_per_second'] / b['tokens_per_second']:.2f}" for a, b in zip(ours, peer))
-        rows.append(
-            f"| {name} | {model['parameters'] / 1e6:,.1f} M | {speeds[0]:,.0f} | {speeds[1]:,.0f} | {speeds[0] / speeds[1]:.2f} ({ratios}) "
-            f"| {memory[0]:,.0f} | {memory[1]:,.0f} | {ours[0]['tokens']:,} |")
+        sides = [[each[side] for each in model["rounds"]] for side in ("ours", "peer")]
+        speeds, memory = ([f"{median(side, key):,.0f}" for side in sides] for key in ("tokens_per_second", "peak_mb"))
+        rows.append([name, f"{model['parameters'] / 1e6:,.1f} M", *speeds, ratios(*sides, "tokens_per_second"), *memory, f"{sides[0][0]['tokens']:,}"])
     worst = max(model["difference"] for model in state["models"].values())
-    return "\n".join([*rows, "", f"{state['texts']:,} texts, {state['threads']} threads. Largest difference between the embeddings: {worst:.1e}", ""])
+    return f"{table(head, rows)}\n{state['texts']:,} texts, {state['threads']} threads. Largest difference between the embeddings: {worst:.1e}\n"
 
 
 def main() -> int:
@@ -94,45 +73,44 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--texts", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=int(os.environ.get("ROUNDS", "3")))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
+    args.models = args.models.resolve()
     binary, names = args.binary.resolve(), args.names or sorted(path.parent.name for path in args.models.glob("*/modules.json"))
     missing = [name for name in names if not (args.models / name / "modules.json").is_file()]
     if missing or not names:
         sys.exit(f"{args.models}: has no {', '.join(missing) or 'models'}")
-    threads = os.environ.get("THREADS", "2")
-    # Threads that spin while they wait take time from whatever else runs.
-    spread = {key: threads for key in ("THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment = {**os.environ, **spread, "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "true"}
     print_of_binary = hashlib.sha256(binary.read_bytes()).hexdigest()[:16]
-    store, settings = args.output.with_suffix(".json"), {"texts": args.texts, "threads": int(threads), "binary": print_of_binary, "models": {}}
+    store, settings = args.output.with_suffix(".json"), {"texts": args.texts, "threads": THREADS, "binary": print_of_binary, "models": {}}
     state = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else settings
     if any(state[key] != settings[key] for key in ("texts", "threads", "binary")):
         sys.exit(f"{store}: measured with another binary, other texts or threads: remove it, or choose another --output")
     unlike = []
-    with tempfile.TemporaryDirectory() as temporary:
+    with work_folder() as temporary:
         work = Path(temporary)
-        texts = work / "texts.jsonl"
-        texts.write_text("".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in make_texts(args.texts)), encoding="utf-8")
+        texts = write_rows(work / "texts.jsonl", ({"text": text} for text in make_texts(args.texts)))
         for name in names:
             folder = args.models / name
             model = state["models"].get(name, {"parameters": parameters(folder), "difference": 0.0, "rounds": []})
             while len(model["rounds"]) < args.rounds:
                 print(f"{name}, round {len(model['rounds']) + 1} of {args.rounds}", file=sys.stderr, flush=True)
-                ours = measure(
-                    [binary, "-q", "encode", folder, "--input", texts, "--output", work / "ours.npy", "--device", "cpu", "--format", "json"], environment)
-                peer = measure([sys.executable, HERE / "encode.py", folder, texts, "--output", work / "peer.npy"], environment)
-                model["difference"] = max(model["difference"], difference(work / "ours.npy", work / "peer.npy"))
-                model["rounds"].append({"ours": ours, "peer": peer})
+                sides = {
+                    "ours": [binary, "-q", "encode", folder, "--input", texts, "--output", "out.npy", "--device", "cpu", "--format", "json"],
+                    "peer": peer("encode.py", folder, texts, "--output", "out.npy"),
+                }
+                done = {side: run(command, work / f"{name}-{side}-{len(model['rounds'])}") for side, command in sides.items()}
+                outputs = [each.pop("folder") / "out.npy" for each in done.values()]
+                model["difference"] = max(model["difference"], difference(*outputs))
+                model["rounds"].append(done)
                 state["models"][name] = model
                 write(store, json.dumps(state, indent=1) + "\n")
-                write(args.output, table(state))
+                write(args.output, report(state))
             tokens = [model["rounds"][0][side]["tokens"] for side in ("ours", "peer")]
             if tokens[0] != tokens[1]:
                 unlike.append(f"{name}: {tokens[0]} tokens here, {tokens[1]} there: they do not read the texts alike")
             if not model["difference"] <= LIMIT:
                 unlike.append(f"{name}: embeddings differ by {model['difference']:.1e}")
-    print(table(state), end="")
+    print(report(state), end="")
     for line in unlike:
         print(f"error: {line}", file=sys.stderr)
     return 1 if unlike else 0

@@ -1,20 +1,19 @@
 #!/usr/bin/env python3
-"""How fast sentence-transformers trains: train.py MODEL_DIR PAIRS.jsonl [--lora] [--batch 32] [--steps 10] -> one JSON line.
+"""How fast sentence-transformers trains: train.py MODEL_DIR PAIRS.jsonl [--lora] [--steps 10] [--no-dropout] -> one JSON line.
 
-PAIRS: JSON lines with `query` and `pos` (a text or a list, of which the first is taken), in the file's order. MultipleNegativesRankingLoss
-at T = 0.05 with in-batch negatives alone, AdamW at 2e-5, gradients clipped at norm 1, f32, texts cut at 128 tokens; all weights, or LoRA
-(rank 8, alpha 16, query and value, no dropout). CPU, THREADS threads (2). Tokens are real ones, padding not counted. Loading and two
-warm-up steps are not timed; tokenization is.
+PAIRS: JSON lines with `query` and `pos` (a text or a list, of which the first is taken), 32 a step in the file's order, from its start
+again where it ends. MultipleNegativesRankingLoss at T = 0.05 with in-batch negatives alone, AdamW at a constant 2e-5 without decay,
+gradients clipped at norm 1, f32, texts cut at 128 tokens; all weights, or LoRA (rank 8, alpha 16, query and value). CPU, THREADS threads
+(2). Tokens are real ones, padding not counted. Loading and the first WARM_UP steps are not timed; tokenizing is.
 """
 
 import argparse
 import json
-import os
-import resource
 import time
 import warnings
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+from common import BATCH, MAX_LENGTH, THREADS, read_pairs
+
 warnings.filterwarnings("ignore")
 
 import torch
@@ -22,31 +21,40 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.losses import MultipleNegativesRankingLoss
 
-THREADS = int(os.environ.get("THREADS", "2"))
+WARM_UP = 2
 torch.set_num_threads(THREADS)
 torch.manual_seed(1)
 transformers.logging.disable_progress_bar()
-WARM_UP = 2
 
 
-def read_pairs(path: str, most: int) -> list[tuple[str, str]]:
-    pairs = []
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip() and len(pairs) < most:
-                row = json.loads(line)
-                positive = row["pos"] if isinstance(row["pos"], str) else row["pos"][0]
-                pairs.append((row["query"], positive))
-    if len(pairs) < most:
-        raise SystemExit(f"{path}: has {len(pairs)} rows, {most} are needed")
-    return pairs
+def load(model_dir: str) -> SentenceTransformer:
+    return SentenceTransformer(model_dir, device="cpu", model_kwargs={"dtype": torch.float32})
 
 
-def add_lora(model: SentenceTransformer) -> None:
+def add_lora(model: SentenceTransformer, rank: int) -> None:
     from peft import LoraConfig, TaskType
 
     model.add_adapter(LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION, r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["query", "value"]))
+        task_type=TaskType.FEATURE_EXTRACTION, r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=["query", "value"]))
+
+
+def train(model: SentenceTransformer, pairs: list[tuple[str, str]], steps: int, temperature: float = 0.05, rate: float = 2e-5):
+    """Trains in place. Yields each step's loss and tokens."""
+    limit, model.max_seq_length = model.max_seq_length, min(MAX_LENGTH, model.max_seq_length)
+    tokenize = model.preprocess if hasattr(model, "preprocess") else model.tokenize
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+    loss_of = MultipleNegativesRankingLoss(model, scale=1 / temperature)
+    for step in range(steps):
+        part = [pairs[row % len(pairs)] for row in range(step * BATCH, (step + 1) * BATCH)]
+        features = [tokenize([pair[side] for pair in part]) for side in (0, 1)]
+        loss = loss_of(features, None)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield loss.item(), sum(int(side["attention_mask"].sum()) for side in features)
+    model.max_seq_length = limit
 
 
 def main() -> None:
@@ -54,37 +62,22 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("pairs")
     parser.add_argument("--lora", action="store_true")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=10, help="timed ones")
+    parser.add_argument("--no-dropout", action="store_true")
     args = parser.parse_args()
-    model = SentenceTransformer(args.model, device="cpu", model_kwargs={"torch_dtype": torch.float32})
-    model.max_seq_length = min(128, model.max_seq_length)
+    model = load(args.model)
     if args.lora:
-        add_lora(model)
-    pairs = read_pairs(args.pairs, args.batch * (args.steps + WARM_UP))
-    tokenize = model.preprocess if hasattr(model, "preprocess") else model.tokenize
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=2e-5)
-    loss_of = MultipleNegativesRankingLoss(model, scale=20.0)
-    model.train()
-    start, tokens, losses = 0.0, 0, []
-    for step in range(WARM_UP + args.steps):
+        add_lora(model, rank=8)
+    model.train(not args.no_dropout)
+    pairs = read_pairs(args.pairs)
+    losses, tokens, start = [], 0, time.perf_counter()
+    for step, (loss, count) in enumerate(train(model, pairs, WARM_UP + args.steps), start=1):
+        losses.append(loss)
+        tokens += count
         if step == WARM_UP:
-            start, tokens, losses = time.perf_counter(), 0, []
-        part = pairs[step * args.batch : (step + 1) * args.batch]
-        features = [tokenize([pair[side] for pair in part]) for side in (0, 1)]
-        tokens += sum(int(side["attention_mask"].sum()) for side in features)
-        loss = loss_of(features, None)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(round(loss.item(), 5))
+            tokens, start = 0, time.perf_counter()
     seconds = time.perf_counter() - start
-    print(json.dumps({
-        "peer": f"sentence-transformers {'lora' if args.lora else 'full'}", "threads": THREADS, "steps": args.steps, "tokens": tokens,
-        "seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds), "losses": losses,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
+    print(json.dumps({"tokens": tokens, "seconds": round(seconds, 4), "tokens_per_second": round(tokens / seconds), "losses": losses}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Models of one size, to measure architectures side by side: make_random_models.py OUT [NAME …] [--qwen-1.5b]
+"""Models of one size, to measure architectures side by side: make_random_models.py OUT [NAME …] [--limit TOKENS] [--qwen-1.5b]
 
 Writes OUT/NAME, a sentence-transformers folder with random weights, for every NAME (default: all of SHAPES): width 384, 6 layers, 12 heads,
-feed-forward layers of as many weights as two of 384 by 1536, texts of at most 512 tokens. Tokenizers are the small ones of tests/data, so the
+feed-forward layers of as many weights as two of 384 by 1536, texts of at most 512 tokens (--limit). Tokenizers are the small ones of tests/data, so the
 token tables are small, too. --qwen-1.5b writes `qwen-1.5b` (alone, where no NAME is given): the shape of Qwen2-1.5B as an embedder, 1.5 billion
 weights in bf16, two files, 3.1 GB, drawn and written tensor by tensor in under 1 GB of memory. What is there already stays.
 """
@@ -89,17 +89,17 @@ def write_json(path: Path, content) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def copy_tokenizer(source: Path, folder: Path) -> None:
+def copy_tokenizer(source: Path, folder: Path, limit: int = LIMIT) -> None:
     folder.mkdir(exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (source / name).is_file():
             shutil.copy(source / name, folder / name)
     path = folder / "tokenizer_config.json"
     if path.is_file():
-        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": LIMIT})
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"model_max_length": limit})
 
 
-def write_modules(folder: Path, pooling: str | None, width: int) -> None:
+def write_modules(folder: Path, pooling: str | None, width: int, limit: int = LIMIT) -> None:
     """Pooling as given, then Normalize; without pooling a table of token vectors."""
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")] if pooling else [("StaticEmbedding", "0_StaticEmbedding")]
     modules.append(("Normalize", f"{len(modules)}_Normalize"))
@@ -112,13 +112,13 @@ def write_modules(folder: Path, pooling: str | None, width: int) -> None:
         keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
         write_json(folder / "1_Pooling/config.json", {
             "word_embedding_dimension": width, **{f"pooling_mode_{key}": key == pooling for key in keys}, "include_prompt": True})
-        write_json(folder / "sentence_bert_config.json", {"max_seq_length": LIMIT, "do_lower_case": False})
+        write_json(folder / "sentence_bert_config.json", {"max_seq_length": limit, "do_lower_case": False})
 
 
-def small(name: str, folder: Path) -> int:
+def small(name: str, folder: Path, limit: int) -> int:
     """transformers' own draw of the weights. Gives their number."""
     place, changes, pooling = SHAPES[name]
-    write_modules(folder, pooling, WIDTH)
+    write_modules(folder, pooling, WIDTH, limit)
     torch.manual_seed(1)
     if pooling is None:
         inner = folder / Path(place).name
@@ -126,8 +126,11 @@ def small(name: str, folder: Path) -> int:
         rows = len(json.loads((inner / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"])
         save_file({"embedding.weight": torch.randn(rows, WIDTH)}, inner / "model.safetensors", metadata={"format": "pt"})
         return rows * WIDTH
-    copy_tokenizer(DATA / place, folder)
-    write_json(folder / "config.json", json.loads((DATA / place / "config.json").read_text(encoding="utf-8")) | changes)
+    copy_tokenizer(DATA / place, folder, limit)
+    config = json.loads((DATA / place / "config.json").read_text(encoding="utf-8")) | changes
+    if "max_position_embeddings" in config and limit > LIMIT:
+        config["max_position_embeddings"] += limit - LIMIT
+    write_json(folder / "config.json", config)
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = CLASSES.get(name)
     model = kind(config) if kind else transformers.AutoModel.from_config(config, dtype=torch.float32)
@@ -194,12 +197,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--limit", type=int, default=LIMIT, metavar="TOKENS", help=f"longest text ({LIMIT})")
     parser.add_argument("--qwen-1.5b", dest="large", action="store_true")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in SHAPES]
     if unknown:
         sys.exit(f"{', '.join(unknown)}: not one of {', '.join(SHAPES)}")
-    makers = {name: lambda folder, name=name: small(name, folder) for name in args.names or ([] if args.large else SHAPES)}
+    makers = {name: lambda folder, name=name: small(name, folder, args.limit) for name in args.names or ([] if args.large else SHAPES)}
     if args.large:
         makers["qwen-1.5b"] = large
     for name, make in makers.items():
