@@ -163,20 +163,32 @@ multiversion! {
 
 /// The activation of every value.
 pub(super) fn applied(kind: Activation, x: &[f32]) -> Vec<f32> {
-    let mut out = x.to_vec();
-    parallel::over_rows(&mut out, BLOCK, |_, part| kind.apply(part));
+    // SAFETY: every block is written.
+    let mut out = unsafe { unset(x.len()) };
+    parallel::over_rows(&mut out, BLOCK, |first, part| {
+        part.copy_from_slice(&x[first * BLOCK..][..part.len()]);
+        kind.apply(part);
+    });
     out
 }
 
-/// `dy = dy f'(x)`.
-pub(super) fn backward_in_place(kind: Activation, x: &[f32], dy: &mut [f32]) {
-    parallel::over_rows(dy, BLOCK, |first, part| times_slope(kind, &x[first * BLOCK..][..part.len()], part));
+/// `x = f(x)` and `dy = dy f'(x)`.
+pub(super) fn with_slope(kind: Activation, x: &mut [f32], dy: &mut [f32]) {
+    assert_eq!(x.len(), dy.len(), "gradient of another size");
+    let shared = Disjoint::new(dy);
+    parallel::over_rows(x, SMALL_BLOCK, |first, part| {
+        // SAFETY: blocks do not overlap.
+        let dy = unsafe { shared.range(first * SMALL_BLOCK, part.len()) };
+        value_and_slope(kind, part, dy);
+    });
 }
 
 multiversion! {
-    fn times_slope<A>(kind: Activation, x: &[f32], dy: &mut [f32]) {
+    fn value_and_slope<A>(kind: Activation, x: &mut [f32], dy: &mut [f32]) {
         slopes!(kind, |f| for (d, x) in dy.iter_mut().zip(x) {
-            *d *= f.at::<A>(*x).1;
+            let (value, slope) = f.at::<A>(*x);
+            *x = value;
+            *d *= slope;
         });
     }
 }
@@ -185,6 +197,8 @@ struct Elements(Activation);
 
 /// Values that one call of a kernel takes.
 const BLOCK: usize = 16_384;
+/// As [`BLOCK`], where two arrays are read and written.
+const SMALL_BLOCK: usize = 8_192;
 
 impl CustomOp1 for Elements {
     fn name(&self) -> &'static str {

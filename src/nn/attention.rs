@@ -185,13 +185,13 @@ impl Packed {
         }
     }
 
-    /// The result of queries, keys and values, `[tokens, hidden]` each.
-    pub(super) fn apart_forward(&self, qkv: [&[f32]; 3]) -> Vec<f32> {
-        self.forward(qkv, self.apart(), &[])
+    /// The result of queries, keys and values side by side.
+    pub(super) fn joint_forward(&self, qkv: &[f32]) -> Vec<f32> {
+        self.forward(self.parts(qkv), self.joint(), &[])
     }
 
     /// The gradients by queries, keys and values, from the result and its gradient.
-    pub(super) fn apart_backward(&self, qkv: [&[f32]; 3], results: [&[f32]; 2]) -> [Vec<f32>; 3] {
+    fn apart_backward(&self, qkv: [&[f32]; 3], results: [&[f32]; 2]) -> [Vec<f32>; 3] {
         // SAFETY: the units cover every token and every head.
         let mut gradients = qkv.map(|x| unsafe { unset(x.len()) });
         let targets = gradients.each_mut().map(|d| (Disjoint::new(d), 0));
@@ -341,7 +341,7 @@ impl Packed {
     }
 
     /// The gradient by q, k and v side by side, and that by the bias if it is asked for.
-    fn joint_backward(&self, [qkv, out, dout, bias]: [&[f32]; 4], bias_gradient: bool) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn joint_backward(&self, [qkv, out, dout, bias]: [&[f32]; 4], bias_gradient: bool) -> (Vec<f32>, Vec<f32>) {
         // SAFETY: the units cover every token and every head of all three.
         let mut gradient = unsafe { unset(qkv.len()) };
         let shared = Disjoint::new(&mut gradient);

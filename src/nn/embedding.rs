@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, Var, bail};
 
+use super::checkpoint::GradientSink;
 use super::kernel::parallel;
 use super::quantized::Int8;
 use super::storage::{output, unset, values, with_values, zeros};
@@ -74,6 +75,19 @@ impl Embedding {
     /// # Errors
     /// Where an id or a position is outside its table.
     pub fn forward(&self, ids: &Arc<Vec<u32>>, positions: &Arc<Vec<u32>>) -> Result<Tensor> {
+        self.forward_to(ids, positions, None)
+    }
+
+    /// As [`Self::forward`]; where there is a sink, gradients by the tables go there.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_to(
+        &self,
+        ids: &Arc<Vec<u32>>,
+        positions: &Arc<Vec<u32>>,
+        sink: Option<&GradientSink>,
+    ) -> Result<Tensor> {
         let (vocabulary, hidden) = self.word.shape()?;
         let (places, width) = self.position.dims2()?;
         let kinds = self.token_type.as_ref().map(Tensor::dims2).transpose()?;
@@ -93,9 +107,15 @@ impl Embedding {
         let none = || Tensor::zeros((1, hidden), candle_core::DType::F32, self.position.device());
         let token_type = self.token_type.as_ref().map_or_else(none, |kinds| kinds.contiguous())?;
         let position = self.position.contiguous()?;
-        match &self.word {
-            Table::Dense(word) => word.contiguous()?.apply_op3(&position, &token_type, op),
-            Table::Int8(word) => position.apply_op2(&token_type, Int8LookUp { word: word.clone(), op }),
+        match (&self.word, sink) {
+            (Table::Dense(word), Some(sink)) => {
+                let tables = [word.contiguous()?, position, token_type];
+                // Of the tables' own graph the op is no part; a variable makes it differentiated.
+                let anchor = Var::zeros((), candle_core::DType::F32, word.device())?;
+                anchor.apply_op1(SunkLookUp { tables, op, sink: sink.clone() })
+            }
+            (Table::Dense(word), None) => word.contiguous()?.apply_op3(&position, &token_type, op),
+            (Table::Int8(word), _) => position.apply_op2(&token_type, Int8LookUp { word: word.clone(), op }),
         }
     }
 }
@@ -195,6 +215,41 @@ impl LookUp {
             Tensor::from_vec(scatter(indices, dy, width, rows), table.shape(), table.device())
         })
         .map(Some)
+    }
+}
+
+/// As [`LookUp`], the tables being no operands: their gradients go to the sink, uncopied.
+struct SunkLookUp {
+    tables: [Tensor; 3],
+    op: LookUp,
+    sink: GradientSink,
+}
+
+impl CustomOp1 for SunkLookUp {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        let [word, position, token_type] = &self.tables;
+        let width = word.dims2()?.1;
+        with_values(NAME, [word, position, token_type], |[word, position, token_type]| {
+            let row = |id: usize, row: &mut [f32]| row.copy_from_slice(&word[id * width..][..width]);
+            Ok(output(self.op.sums(position, token_type, width, row), (self.op.ids.len(), width)))
+        })
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
+        let kinds = vec![0u32; self.op.ids.len()];
+        let indices: [&[u32]; 3] = [&self.op.ids, &self.op.positions, &kinds];
+        for (table, indices) in self.tables.iter().zip(indices) {
+            let (rows, width) = table.dims2()?;
+            if table.track_op() {
+                let gradient = with_values(NAME, [dout], |[dy]| Ok(scatter(indices, dy, width, rows)))?;
+                self.sink.add_values(table, gradient)?;
+            }
+        }
+        Ok(None)
     }
 }
 

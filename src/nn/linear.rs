@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::activation::Activation;
-use super::checkpoint::GradientSink;
 use super::dora::{self, Scaled};
 use super::kernel::gemm::{Operand, multiply};
 use super::kernel::packed::{Packed, Start};
@@ -166,76 +165,25 @@ impl Linear {
         }
     }
 
-    /// As [`Self::forward`] without dropout, on the values of `rows` rows.
+    /// Whether nothing of it is trained and it has no adapter.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.lora.is_none() && !self.weight.track_op() && !self.bias.as_ref().is_some_and(Tensor::track_op)
+    }
+
+    /// As [`Self::forward`] of a layer that [`Self::is_frozen`], on the values of `rows` rows.
     ///
     /// # Errors
-    /// Where the shapes do not fit.
+    /// Where a tensor is not of the CPU.
     pub(super) fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {
-        let (outputs, inputs) = self.weight.shape()?;
-        if x.len() != rows * inputs || self.magnitude.is_some() {
-            bail!("{NAME}: {} values are not {rows} rows for weight {:?}", x.len(), [outputs, inputs]);
-        }
-        let mut out = self.frozen(Activation::None).run(x, rows)?;
-        if let Some(lora) = &self.lora {
-            with_values(NAME, [&lora.a, &lora.b], |[a, b]| {
-                let rank = lora.a.dims2()?.0;
-                let low = affine(x, rows, a, None, Activation::None, None);
-                let b = Operand::new(b, outputs, rank).t();
-                multiply(&mut out, true, lora.scale as f32, Operand::new(&low, rows, rank), b);
-                Ok(())
-            })?;
-        }
-        Ok(out)
-    }
-
-    /// Whether it has a parameter that is trained.
-    pub(super) fn learns(&self) -> bool {
-        let lora = self.lora.as_ref().is_some_and(|lora| lora.a.track_op() || lora.b.track_op());
-        self.weight.track_op() || self.bias.as_ref().is_some_and(Tensor::track_op) || lora
-    }
-
-    /// Gives the gradients by its parameters, from the input and the gradient by the output of [`Self::run`], to `sink`.
-    ///
-    /// # Errors
-    /// Where the shapes do not fit.
-    pub(super) fn parameter_gradients(&self, x: &[f32], dy: &[f32], rows: usize, sink: &GradientSink) -> Result<()> {
-        let (outputs, inputs) = self.weight.shape()?;
-        if let Some(weight) = self.weight.dense().filter(|weight| weight.track_op()) {
-            sink.add_values(weight, weight_gradient(dy, x, rows, outputs, inputs, 1.0))?;
-        }
-        if let Some(bias) = self.bias.as_ref().filter(|bias| bias.track_op()) {
-            sink.add_values(bias, column_sums(dy, outputs))?;
-        }
-        if let Some(lora) = self.lora.as_ref().filter(|lora| lora.a.track_op() || lora.b.track_op()) {
-            let (rank, scale) = (lora.a.dims2()?.0, lora.scale as f32);
-            with_values(NAME, [&lora.a, &lora.b], |[a, b]| {
-                let low = affine(x, rows, a, None, Activation::None, None);
-                let dlow = input_gradient(dy, rows, b, (outputs, rank), None);
-                sink.add_values(&lora.a, weight_gradient(&dlow, x, rows, rank, inputs, scale))?;
-                sink.add_values(&lora.b, weight_gradient(dy, &low, rows, outputs, rank, scale))
-            })?;
-        }
-        Ok(())
+        self.frozen(Activation::None).run(x, rows)
     }
 
     /// The gradient by the input of [`Self::run`], added to `sum` where there is one.
     ///
     /// # Errors
-    /// Where the shapes do not fit.
+    /// As there.
     pub(super) fn back(&self, dy: &[f32], rows: usize, sum: Option<Vec<f32>>) -> Result<Vec<f32>> {
-        let shape = self.weight.shape()?;
-        let frozen = self.frozen(Activation::None);
-        let mut dx = frozen.added_gradient(dy, rows, sum)?;
-        if let Some(lora) = &self.lora {
-            with_values(NAME, [&lora.a, &lora.b], |[a, b]| {
-                let rank = lora.a.dims2()?.0;
-                let dlow = input_gradient(dy, rows, b, (shape.0, rank), None);
-                let a = Operand::new(a, rank, shape.1);
-                multiply(&mut dx, true, lora.scale as f32, Operand::new(&dlow, rows, rank), a);
-                Ok(())
-            })?;
-        }
-        Ok(dx)
+        self.frozen(Activation::None).added_gradient(dy, rows, sum)
     }
 
     /// `x Wᵀ + b` where one of them is trained.
@@ -374,7 +322,7 @@ pub fn product_transposed(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 /// `activation(x Wᵀ + b)` into a new buffer; `prepared` is `Wᵀ`, where it is at hand.
-fn affine(
+pub(super) fn affine(
     x: &[f32],
     rows: usize,
     weight: &[f32],
@@ -419,7 +367,7 @@ fn input_gradient(
 }
 
 /// As [`input_gradient`], added to `sum` where there is one.
-fn added_gradient(
+pub(super) fn added_gradient(
     dy: &[f32],
     rows: usize,
     weight: &[f32],
@@ -439,14 +387,14 @@ fn added_gradient(
 }
 
 /// `dyᵀ x`: the gradient by the weight, `[out, in]`.
-fn weight_gradient(dy: &[f32], x: &[f32], rows: usize, outputs: usize, inputs: usize, scale: f32) -> Vec<f32> {
+pub(super) fn weight_gradient(dy: &[f32], x: &[f32], rows: usize, outputs: usize, inputs: usize, scale: f32) -> Vec<f32> {
     // SAFETY: as in `affine`.
     let mut dw = unsafe { unset(outputs * inputs) };
     multiply(&mut dw, false, scale, Operand::new(dy, rows, outputs).t(), Operand::new(x, rows, inputs));
     dw
 }
 
-fn column_sums(dy: &[f32], width: usize) -> Vec<f32> {
+pub(super) fn column_sums(dy: &[f32], width: usize) -> Vec<f32> {
     parallel::column_sums(dy.len() / width.max(1), width, |rows, sums| {
         for row in dy[rows.start * width..rows.end * width].chunks_exact(width) {
             for (s, d) in sums.iter_mut().zip(row) {

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::TrainError;
 use super::groups::{Groups, Rates};
+use crate::nn::kernel::adamw;
 
 /// Hyper-parameters of AdamW.
 #[derive(Debug, Clone, PartialEq)]
@@ -265,8 +266,7 @@ fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
         bail!("gradient of type {:?}, expected f32", gradient.dtype());
     };
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("gradient is not contiguous") };
-    let partial = |part: &[f32]| part.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();
-    let partials: Vec<f64> = data[start..end].par_chunks(BLOCK).map(partial).collect();
+    let partials: Vec<f64> = data[start..end].par_chunks(BLOCK).map(adamw::sum_of_squares).collect();
     Ok(partials.into_iter().sum())
 }
 
@@ -298,21 +298,19 @@ impl InplaceOp2 for Update<'_> {
         if p.len() != g.len() || p.len() != first.len() {
             bail!("adamw: parameter of {} values, gradient of {}", p.len(), g.len());
         }
-        let Self {
-            betas: (beta1, beta2), rest: (rest1, rest2), eps, scale, root_correction, lr_decay, step_size, ..
-        } = *self;
+        let rates = adamw::Rates {
+            betas: self.betas,
+            rest: self.rest,
+            eps: self.eps,
+            scale: self.scale,
+            root_correction: self.root_correction,
+            lr_decay: self.lr_decay,
+            step_size: self.step_size,
+        };
         p.par_chunks_mut(BLOCK)
             .zip(g.par_chunks(BLOCK))
             .zip(first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK)))
-            .for_each(|((p, g), (m, v))| {
-                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                    let g = g * scale;
-                    *m = beta1 * *m + rest1 * g;
-                    *v = beta2 * *v + rest2 * g * g;
-                    let root = v.sqrt() / root_correction + eps;
-                    *p = *p * lr_decay - step_size * *m / root;
-                }
-            });
+            .for_each(|((p, g), (m, v))| adamw::update(&rates, p, g, m, v));
         Ok(())
     }
 }

@@ -236,7 +236,7 @@ impl Encoder {
     /// As [`Self::forward`].
     pub fn embed(&self, batch: &PackedBatch, pass: &Pass) -> candle_core::Result<Tensor> {
         let x = match &self.embeddings {
-            Embeddings::Absolute(tables) => tables.forward(&batch.ids, &self.positions(batch))?,
+            Embeddings::Absolute(tables) => tables.forward_to(&batch.ids, &self.positions(batch), pass.gradients())?,
             Embeddings::Words(table, factor) => {
                 let x = look_up(table, &batch.ids)?;
                 if *factor == 1.0 { x } else { (x * *factor)? }

@@ -10,6 +10,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiled;
+mod stack;
 pub mod training;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail};
 
+use super::stack;
 use crate::nn::activation::{self, Activation};
 use crate::nn::attention::{Heads, Packed as Attention};
 use crate::nn::checkpoint::GradientSink;
@@ -68,7 +69,8 @@ impl Layer {
 
 /// What the backward pass needs beside the input.
 struct Kept {
-    projected: [Vec<f32>; 3],
+    /// Queries, keys and values side by side.
+    projected: Vec<f32>,
     context: Vec<f32>,
     /// Before the first norm.
     middle: Vec<f32>,
@@ -135,20 +137,19 @@ impl Run {
     fn compute(&self, x: &[f32], tokens: usize) -> Result<(Vec<f32>, Kept)> {
         let layer = &self.layer;
         let width = x.len().checked_div(tokens).unwrap_or(0);
-        let [q, k, v] = &layer.projections;
-        let projected = [q.run(x, tokens)?, k.run(x, tokens)?, v.run(x, tokens)?];
-        if projected.iter().any(|p| p.len() != x.len()) {
+        let projected = stack::run(&layer.projections.each_ref(), x, tokens)?;
+        if projected.len() != 3 * x.len() {
             bail!("{NAME}: queries, keys and values are not as wide as the input");
         }
-        let context = self.attention.apart_forward([&projected[0], &projected[1], &projected[2]]);
-        let mut middle = layer.output.run(&context, tokens)?;
+        let context = self.attention.joint_forward(&projected);
+        let mut middle = stack::run(&[&layer.output], &context, tokens)?;
         if middle.len() != x.len() {
             bail!("{NAME}: attention's output is not as wide as its input");
         }
         add_dropped(&mut middle, layer.drops[0].as_ref(), x, width);
         let normed = normalised(&layer.norms[0], &middle, width)?;
-        let inner = layer.up.run(&normed, tokens)?;
-        let mut last = layer.down.run(&activation::applied(layer.activation, &inner), tokens)?;
+        let inner = stack::run(&[&layer.up], &normed, tokens)?;
+        let mut last = stack::run(&[&layer.down], &activation::applied(layer.activation, &inner), tokens)?;
         if last.len() != x.len() {
             bail!("{NAME}: the feed-forward layers' output is not as wide as their input");
         }
@@ -182,37 +183,33 @@ impl Run {
     fn gradient(&self, x: &[f32], tokens: usize, kept: Kept, dy: &[f32], wanted: bool) -> Result<Vec<f32>> {
         let layer = &self.layer;
         let width = x.len().checked_div(tokens).unwrap_or(0);
-        let Kept { projected: [q, k, v], context, middle, inner, last } = kept;
-        let mut dmiddle = self.norm_gradient(&layer.norms[1], &last, dy, width)?;
+        let Kept { projected, context, middle, mut inner, last } = kept;
+        let dlast = self.norm_gradient(&layer.norms[1], &last, dy, width)?;
         drop(last);
-        let dropped_gradient = dropped(&dmiddle, layer.drops[1].as_ref(), width);
-        let dout = dropped_gradient.as_deref().unwrap_or(&dmiddle);
-        if layer.down.learns() {
-            layer.down.parameter_gradients(&activation::applied(layer.activation, &inner), dout, tokens, &self.sink)?;
-        }
-        let mut dinner = layer.down.back(dout, tokens, None)?;
-        activation::backward_in_place(layer.activation, &inner, &mut dinner);
+        let dropped_gradient = dropped(&dlast, layer.drops[1].as_ref(), width);
+        let dout = dropped_gradient.as_deref().unwrap_or(&dlast);
+        let mut dinner = stack::back(&[&layer.down], dout, tokens, None)?;
+        activation::with_slope(layer.activation, &mut inner, &mut dinner);
+        stack::gradients(&[&layer.down], &inner, dout, tokens, &self.sink)?;
         drop((inner, dropped_gradient));
-        if layer.up.learns() {
+        if stack::learns(&[&layer.up]) {
             let normed = normalised(&layer.norms[0], &middle, width)?;
-            layer.up.parameter_gradients(&normed, &dinner, tokens, &self.sink)?;
+            stack::gradients(&[&layer.up], &normed, &dinner, tokens, &self.sink)?;
         }
-        dmiddle = layer.up.back(&dinner, tokens, Some(dmiddle))?;
+        let dmiddle = stack::back(&[&layer.up], &dinner, tokens, Some(dlast))?;
         drop(dinner);
         let mut dx = self.norm_gradient(&layer.norms[0], &middle, &dmiddle, width)?;
         drop((middle, dmiddle));
         let dropped_gradient = dropped(&dx, layer.drops[0].as_ref(), width);
         let dattended = dropped_gradient.as_deref().unwrap_or(&dx);
-        layer.output.parameter_gradients(&context, dattended, tokens, &self.sink)?;
-        let dcontext = layer.output.back(dattended, tokens, None)?;
+        stack::gradients(&[&layer.output], &context, dattended, tokens, &self.sink)?;
+        let dcontext = stack::back(&[&layer.output], dattended, tokens, None)?;
         drop(dropped_gradient);
-        let projected = self.attention.apart_backward([&q, &k, &v], [&context, &dcontext]);
-        drop((q, k, v, context, dcontext));
-        for (projection, dy) in layer.projections.iter().zip(projected) {
-            projection.parameter_gradients(x, &dy, tokens, &self.sink)?;
-            if wanted {
-                dx = projection.back(&dy, tokens, Some(dx))?;
-            }
+        let (dprojected, _) = self.attention.joint_backward([&projected, &context, &dcontext, &[]], false);
+        drop((projected, context, dcontext));
+        stack::gradients(&layer.projections.each_ref(), x, &dprojected, tokens, &self.sink)?;
+        if wanted {
+            dx = stack::back(&layer.projections.each_ref(), &dprojected, tokens, Some(dx))?;
         }
         Ok(dx)
     }

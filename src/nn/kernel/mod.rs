@@ -1,5 +1,6 @@
 //! CPU kernels on slices, compiled for several instruction sets and chosen at run time.
 
+pub mod adamw;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod amx;
 pub mod attention;

@@ -36,6 +36,11 @@ pub fn is_bf16() -> bool {
     PARTS.get() == BF16
 }
 
+/// Parts that what is added to a weight is made with: all, but for `bf16`.
+pub fn parts_of_weights() -> usize {
+    if is_bf16() { BF16 } else { F32 }
+}
+
 /// Parts that operands of this thread's products are split into on a matrix unit.
 pub fn parts() -> usize {
     PARTS.get()

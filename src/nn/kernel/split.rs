@@ -32,13 +32,14 @@ pub unsafe fn split<const PARTS: usize>(
     let (lines, inner) = x.shape();
     let factor = _mm512_set1_ps(scale);
     let transposing = x.is_transposed() == (place == Place::Left);
+    // Vectors of a transposed half: what the last one left is overwritten.
+    let mut vectors = [[_mm512_setzero_si512(); 16]; PARTS];
     for (step, tiles) in out.chunks_exact_mut(group(PARTS)).enumerate() {
         let start = from + step * DEPTH;
         for half in 0..2 {
             let line = first + half * SIDE / 2;
             let (lines, inner) = (lines.saturating_sub(line), inner.saturating_sub(start));
             // Vector i of a part: 16 pairs, of line i along the inner dimension, or of pair i along the lines.
-            let mut vectors = [[_mm512_setzero_si512(); 16]; PARTS];
             for i in 0..16 {
                 let (a, b) = if x.is_transposed() {
                     let row = |j: usize| load(x, (j < inner).then_some((start + j, line)), lines);
@@ -54,9 +55,7 @@ pub unsafe fn split<const PARTS: usize>(
                     if transposing {
                         vectors[i] = pairs;
                     } else {
-                        let row = &mut tiles[2 * part + half].0[16 * i..16 * i + 16];
-                        // SAFETY: 16 values of 4 bytes.
-                        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), pairs) };
+                        store(&mut tiles[2 * part + half], i, pairs);
                     }
                     if part + 1 < PARTS {
                         a = _mm512_sub_ps(a, _mm512_castsi512_ps(high_a));
@@ -67,14 +66,22 @@ pub unsafe fn split<const PARTS: usize>(
             if transposing {
                 for (part, vectors) in vectors.iter_mut().enumerate() {
                     transpose(vectors);
-                    for (row, vector) in tiles[2 * part + half].0.chunks_exact_mut(16).zip(vectors) {
-                        // SAFETY: as above.
-                        unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), *vector) };
+                    for (i, vector) in vectors.iter().enumerate() {
+                        store(&mut tiles[2 * part + half], i, *vector);
                     }
                 }
             }
         }
     }
+}
+
+/// Writes row `i` of a tile.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+fn store(tile: &mut Tile, i: usize, row: __m512i) {
+    let target = &mut tile.0[16 * i..16 * i + 16];
+    // SAFETY: 16 values of 4 bytes.
+    unsafe { _mm512_storeu_si512(target.as_mut_ptr().cast(), row) };
 }
 
 /// Up to 16 values of the stored matrix from (row, column) on, `left` of them before its edge; zero beyond.
