@@ -59,15 +59,14 @@ pub struct Args {
     /// The model's name in result files, ORG/NAME; the prompts that mteb registers for it are used.
     #[arg(long, value_name = "ORG/NAME")]
     model_name: Option<String>,
-    /// Write result files as mteb's: `DIR/<org>__<model>/<revision>/<Task>.json`; those of a run with a limit, on dev, with
-    /// another seed or a prompt go to `experiments/` in there, so that none passes for a published one.
+    /// Write result files as mteb's: `DIR/<org>__<model>/<revision>/<Task>.json`; those of a run with a limit, on dev, in bf16,
+    /// with another seed or a prompt go to `experiments/` in there, so that none passes for a published one.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Precision of the products on the CPU: `bf16` rounds their operands, with sums in f32 (results of it go to
-    /// `experiments/`).
+    /// Precision of the products on the CPU: `bf16` rounds their operands, with sums in f32.
     #[arg(long, value_enum, default_value = "f32", conflicts_with = "embeddings")]
     dtype: inputs::Dtype,
     /// Most rows of a split (queries, of a retrieval).
@@ -373,6 +372,9 @@ impl Scoring<'_> {
         parts.extend(args.limit.map(|limit| format!("limit-{limit}")));
         if args.seed != 42 {
             parts.push(format!("seed-{}", args.seed));
+        }
+        if args.dtype != inputs::Dtype::F32 {
+            parts.push("bf16".to_string());
         }
         parts.extend(self.dim.map(|dim| format!("dim-{dim}")));
         let prompt = args.prompt.as_ref().map(|text| fingerprint_of(text.as_bytes()));

@@ -191,7 +191,7 @@ impl Layer {
     fn project(&self, x: &[f32], qkv: &mut [f32], width: usize) {
         let shared = Disjoint::new(qkv);
         over_blocks(x.len() / self.hidden, |first, count| {
-            let Some(registers) = Tiles::new() else { return };
+            let Some(registers) = Tiles::new(self.down.weight.parts()) else { return };
             // SAFETY: blocks of rows do not overlap.
             let out = unsafe { shared.range(first * width, count * width) };
             let x = &x[first * self.hidden..(first + count) * self.hidden];
@@ -214,7 +214,7 @@ impl Layer {
         let (hidden, inputs) = (self.hidden, self.output.weight.inner());
         let shared = Disjoint::new(x);
         over_blocks(context.len() / inputs, |first, count| {
-            let Some(registers) = Tiles::new() else { return };
+            let Some(registers) = Tiles::new(self.down.weight.parts()) else { return };
             // SAFETY: blocks of rows do not overlap.
             let x = unsafe { shared.range(first * hidden, count * hidden) };
             let context = &context[first * inputs..(first + count) * inputs];

@@ -127,7 +127,7 @@ mod tiled {
         /// As [`Self::new`], in memory that the caller has; `parts` from 1 to 3.
         pub fn within(b: Operand<'_>, parts: usize, mut tiles: Vec<Tile>) -> Option<Self> {
             assert!((1..=MOST_PARTS).contains(&parts), "parts are 1 to 3");
-            if !amx::available() {
+            if !amx::usable(parts) {
                 return None;
             }
             let (inner, columns) = b.shape();
@@ -211,7 +211,7 @@ mod tiled {
 
         /// Rows from `first` of the product.
         fn rows(&self, out: &mut [f32], start: Start<'_>, scale: f32, a: Operand<'_>, first: usize) {
-            let Some(registers) = Tiles::new() else {
+            let Some(registers) = Tiles::new(self.parts) else {
                 // `self` is only made where there are registers; should they be gone, nobody reads what was not computed.
                 out.fill(f32::NAN);
                 return;

@@ -37,7 +37,7 @@ pub fn forward(
     scratch: &mut Scratch,
     write: &mut dyn FnMut(usize, &[f32]),
 ) -> bool {
-    let Some(registers) = Tiles::new() else { return false };
+    let Some(registers) = Tiles::new(parts) else { return false };
     if head.n > 0 && head.depth > 0 {
         // SAFETY: `Tiles::new` has seen that the processor has these instructions.
         unsafe {
