@@ -40,6 +40,9 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Weights and activations (default: bf16 on a GPU, f32 on the CPU).
+    #[arg(long, value_enum)]
+    dtype: Option<inputs::Precision>,
     /// How to print what it cost.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -54,7 +57,7 @@ enum SideArgument {
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let device = inputs::device(&args.device)?;
     let source = inputs::source(&args.model, args.revision.as_deref(), quiet)?;
-    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
+    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device, args.dtype)?;
     let texts = inputs::texts(&args.input)?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let side = args.side.map(|s| if s == SideArgument::Query { Side::Query } else { Side::Document });

@@ -79,8 +79,25 @@ pub fn cache(limit: u64) -> CacheSettings {
     }
 }
 
-/// Loads a model folder, with an adapter on top if one is given.
-pub fn embedder(model: &Path, adapter: Option<&Path>, device: &Device) -> anyhow::Result<Embedder> {
+/// What weights and activations are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32 bit.
+    F32,
+    /// bfloat16, sums in f32.
+    Bf16,
+}
+
+/// Loads a model folder, with an adapter on top if one is given; in bf16 on a GPU where no precision is asked for.
+pub fn embedder(
+    model: &Path,
+    adapter: Option<&Path>,
+    device: &Device,
+    precision: Option<Precision>,
+) -> anyhow::Result<Embedder> {
+    if precision == Some(Precision::Bf16) && !device.is_cuda() {
+        return Err(anyhow::Error::new(Misuse("--dtype bf16 is of GPUs: leave it out".into())));
+    }
     let files = ModelFiles::load(model)?;
     if files.layout.assumed {
         tracing::warn!("{}: no modules.json, so mean pooling without normalisation is assumed", model.display());
@@ -95,7 +112,8 @@ pub fn embedder(model: &Path, adapter: Option<&Path>, device: &Device) -> anyhow
         }
         None => None,
     };
-    let options = BuildOptions { device: device.clone(), adapter: adapter.as_ref(), ..Default::default() };
+    let half = device.is_cuda() && precision != Some(Precision::F32);
+    let options = BuildOptions { device: device.clone(), half, adapter: adapter.as_ref(), ..Default::default() };
     Ok(Embedder::build(&files, &options)?)
 }
 

@@ -66,6 +66,9 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Weights and activations (default: bf16 on a GPU, f32 on the CPU).
+    #[arg(long, value_enum)]
+    dtype: Option<inputs::Precision>,
     /// Most rows of a split (queries, of a retrieval).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -128,7 +131,7 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let model = args.model.as_deref().unwrap_or_default();
     let device = inputs::device(&args.device)?;
     let source = inputs::source(model, args.revision.as_deref(), quiet)?;
-    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
+    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device, args.dtype)?;
     let name = args.model_name.clone().or(source.id);
     let bar = observer::bar(0, quiet);
     let progress = |done: usize, all: usize| {

@@ -121,6 +121,14 @@ impl Linear {
         if inputs != columns {
             bail!("{NAME}: x {:?} does not fit weight {:?}", x.dims(), [rows, columns]);
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::linear::covers(x, self) {
+            return super::cuda::linear::linear(x, self, Activation::None, dropout_seed);
+        }
+        #[cfg(feature = "cuda")]
+        if x.dtype() == candle_core::DType::BF16 {
+            return super::cuda::in_f32(x, |x| super::composed::linear(x, self, dropout_seed));
+        }
         if !x.device().is_cpu() || !self.weight.on_cpu() {
             return super::composed::linear(x, self, dropout_seed);
         }
@@ -209,6 +217,10 @@ impl Linear {
         if plain && !tracked && activation.fuses() && x.dims2()?.1 == self.weight.shape()?.1 {
             return x.contiguous()?.apply_op1(self.frozen(activation));
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::linear::covers(x, self) && x.dims2()?.1 == self.weight.shape()?.1 {
+            return super::cuda::linear::linear(x, self, activation, dropout_seed);
+        }
         activation.forward(&self.forward(x, dropout_seed)?)
     }
 }
@@ -237,7 +249,8 @@ impl Joint {
     /// Whether [`Self::forward`] has a use: adapters are applied to each layer by itself, and quantised weights are not
     /// put together.
     fn possible(parts: &[&Linear]) -> bool {
-        let plain = |p: &&Linear| p.lora.is_none() && p.weight.dense().is_some() && p.weight.on_cpu();
+        let here = |p: &Linear| p.weight.dense().is_some_and(|w| p.weight.on_cpu() || w.device().is_cuda());
+        let plain = |p: &&Linear| p.lora.is_none() && here(p);
         // Large layers gain nothing, and a second copy of them would cost much.
         let values: usize = parts.iter().filter_map(|p| p.weight.dense()).map(Tensor::elem_count).sum();
         values <= JOINT_VALUES

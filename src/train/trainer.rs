@@ -680,9 +680,6 @@ fn sampler(run: &Run<'_>) -> Result<Sampler, TrainError> {
 fn check_combination(run: &Run<'_>) -> Result<(), TrainError> {
     let settings = run.settings;
     let fail = |message: String| Err(TrainError::Data(message));
-    if settings.bf16 && !run.device.is_cpu() {
-        return fail("run.dtype: bf16 is of the CPU's products; on a GPU training is in f32: leave it out".into());
-    }
     let unmatched = |pattern: &&String| !run.base.weights.keys().any(|name| glob(pattern.as_bytes(), name.as_bytes()));
     if let (None, Some(pattern)) = (&settings.adapter, settings.freeze.iter().find(unmatched)) {
         return fail(format!("train.freeze: `{pattern}` names no tensor of the model"));
