@@ -155,9 +155,9 @@ pub fn embedding(tables: &Embedding, ids: &Arc<Vec<u32>>, positions: &Arc<Vec<u3
         Table::Int8(word) => word.rows(ids, device)?,
     };
     let positions = Tensor::new(positions.as_slice(), device)?;
-    let sum = (word + tables.position.index_select(&positions, 0)?)?;
+    let sum = (&word + tables.position.index_select(&positions, 0)?.to_dtype(word.dtype())?)?;
     match &tables.token_type {
-        Some(kinds) => sum.broadcast_add(&kinds.i(0)?),
+        Some(kinds) => sum.broadcast_add(&kinds.i(0)?.to_dtype(word.dtype())?),
         None => Ok(sum),
     }
 }

@@ -8,6 +8,7 @@ use super::ready::{record1, record2, record3};
 use super::rows;
 use crate::nn::activation::Activation;
 use crate::nn::linear::{Linear, LowRank};
+use crate::nn::quantized::Weight;
 
 /// `a b`, where either may be a transposed view.
 fn product(a: &Tensor, b: &Tensor) -> Result<CudaStorage> {
@@ -20,8 +21,8 @@ fn product(a: &Tensor, b: &Tensor) -> Result<CudaStorage> {
 }
 
 /// `x Wᵀ + b`; only what is differentiated gets a gradient. A weight of another type is rounded to that of `x` for the product.
-fn affine(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+fn affine(x: &Tensor, layer: &Weight, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
+    let (x, weight) = (x.contiguous()?, layer.tensor(x.device())?.contiguous()?);
     let (rows, outputs) = (x.dim(0)?, weight.dim(0)?);
     let out = product(&x, &weight.detach().to_dtype(x.dtype())?.t()?)?;
     super::activation::add_bias(&out, &x, rows * outputs, bias, activation)?;
@@ -36,10 +37,12 @@ fn affine(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, activation: Activa
     let shape = (rows, outputs);
     let wanted = [x.track_op(), weight.track_op(), bias.is_some_and(Tensor::track_op)];
     match bias {
-        // Frozen: no operand of the op.
+        // Frozen: no operand of the op. One that is held quantised is dequantised again.
         _ if !wanted[1] && !wanted[2] => {
-            let frozen = weight.detach();
-            record1("linear", [&x], out, shape, move |[_], _, dy| Ok([Some(by_x(&frozen, dy)?)]))
+            let frozen = layer.clone();
+            record1("linear", [&x], out, shape, move |[_], _, dy| {
+                Ok([Some(by_x(&frozen.tensor(dy.device())?.detach().contiguous()?, dy)?)])
+            })
         }
         Some(bias) if wanted[2] => {
             record3("linear", [&x, &weight, bias], out, shape, move |[x, weight, bias], _, dy| {
@@ -61,8 +64,8 @@ fn low_rank(x: &Tensor, lora: &LowRank, dropout_seed: Option<u64>) -> Result<Ten
         Some(seed) => crate::nn::dropout::dropout(x, lora.dropout, seed)?,
         None => x.clone(),
     };
-    let inner = affine(&dropped, &lora.a, None, Activation::None)?;
-    affine(&inner, &lora.b, None, Activation::None)? * lora.scale
+    let inner = affine(&dropped, &lora.a.clone().into(), None, Activation::None)?;
+    affine(&inner, &lora.b.clone().into(), None, Activation::None)? * lora.scale
 }
 
 /// Whether this path computes the layer: all but the magnitudes of DoRA.
@@ -75,15 +78,14 @@ pub fn covers(x: &Tensor, layer: &Linear) -> bool {
 /// # Errors
 /// The compiler's and the driver's.
 pub fn linear(x: &Tensor, layer: &Linear, activation: Activation, dropout_seed: Option<u64>) -> Result<Tensor> {
-    let weight = layer.weight.tensor(x.device())?;
-    let bias = layer.bias.as_ref();
+    let (weight, bias) = (&layer.weight, layer.bias.as_ref());
     let tracked = x.track_op() || weight.track_op() || bias.is_some_and(Tensor::track_op);
     let Some(lora) = &layer.lora else {
         // What comes before an activation is needed to differentiate it.
         let fused = if tracked { Activation::None } else { activation };
-        let y = affine(x, &weight, bias, fused)?;
+        let y = affine(x, weight, bias, fused)?;
         return if tracked { activation.forward(&y) } else { Ok(y) };
     };
-    let base = affine(x, &weight, bias, Activation::None)?;
+    let base = affine(x, weight, bias, Activation::None)?;
     activation.forward(&(base + low_rank(x, lora, dropout_seed)?)?)
 }

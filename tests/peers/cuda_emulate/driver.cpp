@@ -315,7 +315,7 @@ void candle(const std::string& name, const Call& call) {
             size_t id = get(ids, call.pointer(3), i / right % many);
             if (id >= source) fail("an index outside its table");
             size_t at = (i / (many * right) * source + id) * right + i % right;
-            set(type, call.pointer(5), i, get(type, call.pointer(4), place(at, call.size(1), call.at<size_t*>(2), 0)));
+            set(type, call.pointer(5), i, get(type, call.pointer(4), at));
         }
         return;
     }
