@@ -222,7 +222,6 @@ impl Attention {
         let grid = self.grid(Pass::Forward, like, &tiles, self.heads.count)?;
         // SAFETY: the kernel's arguments; the tiles are of the batch's sequences, whose bounds the caller has checked.
         unsafe { launch(&device, &module, "attention_forward", grid, &args)? };
-        drop(args);
         Ok((out, lse.map(|lse| tensor(lse, (self.heads.count, self.tokens())))))
     }
 
@@ -243,7 +242,6 @@ impl Attention {
         let args = [Arg::In(out, 0), Arg::In(dout, 0), Arg::Raw(&delta, 0), Arg::Attended(&self.shape)];
         // SAFETY: the kernel's arguments; a value for each row of each head.
         unsafe { launch(&device, &queries, "attention_delta", Grid::new((rows.div_ceil(4), 1), 128), &args)? };
-        drop(args);
         let [dq, dk, dv] = targets.map(|(storage, from)| Arg::Raw(storage, from));
         let inputs = |tiles| {
             let [q, k, v] = parts.map(|(tensor, from)| Arg::In(tensor, from));

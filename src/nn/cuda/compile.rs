@@ -125,12 +125,12 @@ impl Module {
         device: &CudaDevice,
         function: &str,
     ) -> Result<candle_core::cuda_backend::cudarc::driver::CudaFunction> {
-        static COMPILED: Mutex<Option<HashMap<(String, i32), Arc<str>>>> = Mutex::new(None);
+        static COMPILED: Mutex<Option<Compiled>> = Mutex::new(None);
         let (major, minor) = device.cuda_stream().context().compute_capability().map_err(CudaError::from).w()?;
         let (name, capability) = (self.name(), 10 * major + minor);
         let ptx = {
             let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-            let compiled = compiled.get_or_insert_with(HashMap::new);
+            let compiled = compiled.get_or_insert_with(Compiled::new);
             match compiled.get(&(name.clone(), capability)) {
                 Some(ptx) => ptx.clone(),
                 None => {
@@ -143,6 +143,9 @@ impl Module {
         Ok(device.get_or_load_custom_func(function, &name, &ptx)?.into_cuda_function())
     }
 }
+
+/// PTX by module and compute capability.
+type Compiled = HashMap<(String, i32), Arc<str>>;
 
 /// The modules that a model of this hidden size and depth of a head uses, in one element type; for checks that everything compiles.
 pub fn modules(dtype: DType, hidden: usize, depth: usize) -> Vec<Module> {

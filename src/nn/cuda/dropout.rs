@@ -31,7 +31,6 @@ fn by_token(x: &Tensor, dropout: &TokenDropout, group: usize) -> Result<CudaStor
     ];
     // SAFETY: the kernel's arguments; there is a place for each row.
     unsafe { launch(&device, &module(x), "token_dropout", Grid::elements(count), &args)? };
-    drop(args);
     Ok(out)
 }
 
@@ -61,7 +60,6 @@ fn by_number(x: &Tensor, p: f32, seed: u64) -> Result<CudaStorage> {
     ];
     // SAFETY: the kernel's arguments; both have `count` values.
     unsafe { launch(&device, &module(x), "element_dropout", Grid::elements(count), &args)? };
-    drop(args);
     Ok(out)
 }
 

@@ -42,7 +42,6 @@ fn gradient(table: &Tensor, list: &Arc<Vec<u32>>, dy: &Tensor) -> Result<Tensor>
     let grid = Grid::new((targets.elem_count(), width.div_ceil(128)), 128);
     // SAFETY: the kernel's arguments; every index is a row of the table, which the caller has checked.
     unsafe { launch(&device, &Module::new(Source::Rows, dy.dtype()), "embed_backward", grid, &args)? };
-    drop(args);
     tensor(sums, (count, width)).to_dtype(table.dtype())
 }
 
@@ -77,7 +76,6 @@ pub fn embed(
     let grid = Grid::new((ids.len(), 1), (width.next_multiple_of(32) as u32).min(256));
     // SAFETY: the kernel's arguments; every index is a row of its table.
     unsafe { launch(&device, &Module::new(Source::Rows, dtype), "embed", grid, &args)? };
-    drop(args);
     let shape = (ids.len(), width);
     let by_word = {
         let (ids, trained) = (ids.clone(), word.track_op());

@@ -92,7 +92,6 @@ fn partials(x: &Tensor) -> Result<(CudaStorage, usize)> {
             &args,
         )?;
     }
-    drop(args);
     Ok((out, parts))
 }
 

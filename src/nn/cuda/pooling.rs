@@ -38,13 +38,11 @@ pub fn pool(hidden: &Tensor, batch: &PackedBatch, mode: PoolingMode) -> Result<T
     let args = [Arg::In(&x, 0), Arg::In(&ranges, 0), Arg::Raw(&out, 0), Arg::Int(width)];
     // SAFETY: the kernel's arguments; the ranges are of the batch's tokens.
     unsafe { launch(&device, &module, "pool_forward", grid, &args)? };
-    drop(args);
     record1("pooling", [&x], out, (sequences, width), move |[x], _, dy| {
         let dx = unset(&device, tokens * width, x.dtype())?;
         let args = [Arg::In(&x, 0), Arg::In(&ranges, 0), Arg::In(dy, 0), Arg::Raw(&dx, 0), Arg::Int(width)];
         // SAFETY: as above; the sequences cover every token.
         unsafe { launch(&device, &module, "pool_backward", grid, &args)? };
-        drop(args);
         Ok([Some(tensor(dx, x.shape()))])
     })
 }

@@ -103,7 +103,6 @@ impl Prepare {
         ];
         // SAFETY: the kernel's arguments; `partials` has two rows for each part.
         unsafe { launch(&device, &self.module(qkv), "norm_partials", Grid::new((parts, 1), 128), &args)? };
-        drop(args);
         rows::total(&partials, parts, 2 * self.depth)?.reshape((2, self.depth))
     }
 }
