@@ -3,8 +3,10 @@
 #pragma once
 
 // Numbers of a type, by the end of a kernel's name.
+enum class Kind { F32, F64, Bf16, U8, U32, I32, I64 };
+
 struct Type {
-    std::string name;
+    Kind kind;
     size_t size;
 };
 
@@ -25,35 +27,40 @@ uint16_t to_bf16(float x) {
 }
 
 Type type_of(const std::string& name) {
-    static const std::map<std::string, size_t> sizes = {{"f32", 4}, {"f64", 8}, {"bf16", 2}, {"u8", 1},
-                                                        {"u32", 4}, {"i32", 4}, {"i64", 8}};
-    auto known = sizes.find(name);
-    if (known == sizes.end()) {
+    static const std::map<std::string, Type> types = {
+        {"f32", {Kind::F32, 4}}, {"f64", {Kind::F64, 8}}, {"bf16", {Kind::Bf16, 2}}, {"u8", {Kind::U8, 1}},
+        {"u32", {Kind::U32, 4}}, {"i32", {Kind::I32, 4}}, {"i64", {Kind::I64, 8}}};
+    auto known = types.find(name);
+    if (known == types.end()) {
         fail("numbers of type " + name);
     }
-    return {name, known->second};
+    return known->second;
 }
 
 double get(const Type& type, const void* p, size_t i) {
     const char* at = static_cast<const char*>(p) + i * type.size;
-    if (type.name == "f32") return *reinterpret_cast<const float*>(at);
-    if (type.name == "f64") return *reinterpret_cast<const double*>(at);
-    if (type.name == "bf16") return from_bf16(*reinterpret_cast<const uint16_t*>(at));
-    if (type.name == "u8") return *reinterpret_cast<const uint8_t*>(at);
-    if (type.name == "u32") return *reinterpret_cast<const uint32_t*>(at);
-    if (type.name == "i32") return *reinterpret_cast<const int32_t*>(at);
-    return double(*reinterpret_cast<const int64_t*>(at));
+    switch (type.kind) {
+        case Kind::F32: return *reinterpret_cast<const float*>(at);
+        case Kind::F64: return *reinterpret_cast<const double*>(at);
+        case Kind::Bf16: return from_bf16(*reinterpret_cast<const uint16_t*>(at));
+        case Kind::U8: return *reinterpret_cast<const uint8_t*>(at);
+        case Kind::U32: return *reinterpret_cast<const uint32_t*>(at);
+        case Kind::I32: return *reinterpret_cast<const int32_t*>(at);
+        default: return double(*reinterpret_cast<const int64_t*>(at));
+    }
 }
 
 void set(const Type& type, void* p, size_t i, double x) {
     char* at = static_cast<char*>(p) + i * type.size;
-    if (type.name == "f32") *reinterpret_cast<float*>(at) = float(x);
-    else if (type.name == "f64") *reinterpret_cast<double*>(at) = x;
-    else if (type.name == "bf16") *reinterpret_cast<uint16_t*>(at) = to_bf16(float(x));
-    else if (type.name == "u8") *reinterpret_cast<uint8_t*>(at) = uint8_t(x);
-    else if (type.name == "u32") *reinterpret_cast<uint32_t*>(at) = uint32_t(x);
-    else if (type.name == "i32") *reinterpret_cast<int32_t*>(at) = int32_t(x);
-    else *reinterpret_cast<int64_t*>(at) = int64_t(x);
+    switch (type.kind) {
+        case Kind::F32: *reinterpret_cast<float*>(at) = float(x); break;
+        case Kind::F64: *reinterpret_cast<double*>(at) = x; break;
+        case Kind::Bf16: *reinterpret_cast<uint16_t*>(at) = to_bf16(float(x)); break;
+        case Kind::U8: *reinterpret_cast<uint8_t*>(at) = uint8_t(x); break;
+        case Kind::U32: *reinterpret_cast<uint32_t*>(at) = uint32_t(x); break;
+        case Kind::I32: *reinterpret_cast<int32_t*>(at) = int32_t(x); break;
+        default: *reinterpret_cast<int64_t*>(at) = int64_t(x);
+    }
 }
 
 // Candle's kernels, by name.

@@ -2,7 +2,6 @@
 // is the host's; a kernel that is compiled at run time goes through g++ with shim.hpp, its threads are coroutines; candle's own
 // kernels are written again in candle.hpp. What is not here ends the process with its name.
 #include <dlfcn.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -22,8 +21,35 @@ struct Index {
     unsigned x, y, z;
 };
 
+#if !defined(__x86_64__)
+#error "coroutines are switched in x86-64's own words"
+#endif
+
+// Puts the registers that functions keep, and where to go on, on the stack, and takes up those of another one.
+asm(R"(
+.text
+.globl emulated_switch
+emulated_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+
 // Threads of a block.
 extern "C" {
+void emulated_switch(void** from, void* to);
 Index emulated_thread, emulated_block, emulated_block_dim, emulated_grid_dim;
 char* emulated_shared;
 }
@@ -35,14 +61,14 @@ constexpr size_t STACK = 256 << 10;
 enum class State { Ready, Block, Warp, Done };
 
 struct Fiber {
-    ucontext_t context;
+    void* place = nullptr;
     std::vector<char> stack = std::vector<char>(STACK);
     State state = State::Done;
     Index thread;
 };
 
 std::vector<Fiber*> fibers;
-ucontext_t scheduler;
+void* scheduler;
 size_t running;
 uint32_t slots[64][32], operands[64][6 * 32];
 std::function<void()> body;
@@ -53,26 +79,33 @@ std::recursive_mutex device;
     abort();
 }
 
+// A thread of every block there is.
 void enter() {
-    body();
-    fibers[running]->state = State::Done;
-    swapcontext(&fibers[running]->context, &scheduler);
+    for (;;) {
+        body();
+        fibers[running]->state = State::Done;
+        emulated_switch(&fibers[running]->place, scheduler);
+    }
 }
 
 // Runs all threads of a block to their end.
 void run_block(size_t threads, const char* name) {
     while (fibers.size() < threads) {
-        fibers.push_back(new Fiber);
+        Fiber* fiber = new Fiber;
+        // As `emulated_switch` leaves it: six registers, where to go on, and a return address that is none.
+        uintptr_t top = reinterpret_cast<uintptr_t>(fiber->stack.data() + STACK) & ~uintptr_t(15);
+        void** words = reinterpret_cast<void**>(top);
+        words[-1] = nullptr;
+        words[-2] = reinterpret_cast<void*>(enter);
+        for (int i = 3; i <= 8; i++) {
+            words[-i] = nullptr;
+        }
+        fiber->place = words - 8;
+        fiber->thread = {unsigned(fibers.size()), 0, 0};
+        fibers.push_back(fiber);
     }
     for (size_t t = 0; t < threads; t++) {
-        Fiber& fiber = *fibers[t];
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.data();
-        fiber.context.uc_stack.ss_size = STACK;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, enter, 0);
-        fiber.state = State::Ready;
-        fiber.thread = {unsigned(t), 0, 0};
+        fibers[t]->state = State::Ready;
     }
     for (;;) {
         bool ran = false;
@@ -82,7 +115,7 @@ void run_block(size_t threads, const char* name) {
             }
             running = t;
             emulated_thread = fibers[t]->thread;
-            swapcontext(&scheduler, &fibers[t]->context);
+            emulated_switch(&scheduler, fibers[t]->place);
             ran = true;
         }
         // A warp goes on when all of its lanes wait for it, the block when all of its threads wait for it.
@@ -219,7 +252,7 @@ extern "C" {
 void emulated_wait(int warp) {
     Fiber& fiber = *fibers[running];
     fiber.state = warp ? State::Warp : State::Block;
-    swapcontext(&fiber.context, &scheduler);
+    emulated_switch(&fiber.place, scheduler);
 }
 
 uint32_t* emulated_operands() {
@@ -335,12 +368,16 @@ int cublasGemmStridedBatchedEx(void*, int ta, int tb, int m, int n, int k, const
     Type ta_ = type(at), tb_ = type(bt), tc_ = type(ct);
     float scale = *static_cast<const float*>(alpha), keep = *static_cast<const float*>(beta);
     for (long long s = 0; s < batches; s++) {
+        // Rows of the left and columns of the right one after the other.
+        std::vector<float> left(size_t(m) * k), right(size_t(n) * k);
+        for (int l = 0; l < k; l++) {
+            for (int i = 0; i < m; i++) left[size_t(i) * k + l] = get(ta_, a, s * sa + (ta ? l + (long long)i * lda : i + (long long)l * lda));
+            for (int j = 0; j < n; j++) right[size_t(j) * k + l] = get(tb_, b, s * sb + (tb ? j + (long long)l * ldb : l + (long long)j * ldb));
+        }
         for (int j = 0; j < n; j++) {
             for (int i = 0; i < m; i++) {
                 double sum = 0;
-                for (int l = 0; l < k; l++) {
-                    sum += get(ta_, a, s * sa + (ta ? l + (long long)i * lda : i + (long long)l * lda)) * get(tb_, b, s * sb + (tb ? j + (long long)l * ldb : l + (long long)j * ldb));
-                }
+                for (int l = 0; l < k; l++) sum += double(left[size_t(i) * k + l]) * right[size_t(j) * k + l];
                 size_t at = s * sc + i + (long long)j * ldc;
                 set(tc_, c, at, scale * sum + (keep != 0 ? keep * get(tc_, c, at) : 0.0));
             }
