@@ -37,7 +37,25 @@ fn by_gemm(n: usize, x: &[f32], y: &[f32], out: &mut [f32]) {
     unsafe {
         let (x, y) = (x.as_ptr(), y.as_ptr());
         gemm::gemm(
-            n, n, n, out.as_mut_ptr(), 1, width, false, x, 1, width, y, 1, width, 0.0, 1.0, false, false, false, threads,
+            n,
+            n,
+            n,
+            out.as_mut_ptr(),
+            1,
+            width,
+            false,
+            x,
+            1,
+            width,
+            y,
+            1,
+            width,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            threads,
         );
     }
 }
@@ -49,7 +67,8 @@ fn tiles<const PARTS: usize>(blocks: usize) {
     rayon::broadcast(|_| {
         let Some(registers) = Tiles::new(PARTS) else { return };
         // Not zeros: the processor slows down by what its units switch.
-        let tile = |seed| Tile(std::array::from_fn(|i| 0x3f80_bf80 ^ ((i as u32 * 2_654_435_761 ^ seed) & 0x807f_007f)));
+        let tile =
+            |seed| Tile(std::array::from_fn(|i| 0x3f80_bf80 ^ ((i as u32 * 2_654_435_761 ^ seed) & 0x807f_007f)));
         let steps = 8 / PARTS;
         let a: Vec<Tile> = (0..steps * group(PARTS)).map(|i| tile(i as u32)).collect();
         let b: Vec<Tile> = (0..steps * group(PARTS)).map(|i| tile(77 + i as u32)).collect();
@@ -57,7 +76,16 @@ fn tiles<const PARTS: usize>(blocks: usize) {
         for _ in 0..blocks {
             let (from, to) = (c.as_ptr(), c.as_mut_ptr());
             // SAFETY: `steps` groups each, 32 x 32 values.
-            unsafe { registers.block_product::<PARTS>(a.as_ptr(), b.as_ptr(), steps, (to, SIDE), (from, SIDE), a.as_ptr().cast()) };
+            unsafe {
+                registers.block_product::<PARTS>(
+                    a.as_ptr(),
+                    b.as_ptr(),
+                    steps,
+                    (to, SIDE),
+                    (from, SIDE),
+                    a.as_ptr().cast(),
+                )
+            };
         }
         black_box(c);
     });
@@ -80,7 +108,11 @@ fn peak(c: &mut Criterion) {
     let (from, mut to) = (vec![1f32; 1 << 26], vec![0f32; 1 << 26]);
     group.throughput(Throughput::Bytes(8 << 26));
     group.bench_function("memory, copied", |b| {
-        b.iter(|| parallel::over_rows(&mut to, 1 << 14, |first, part| part.copy_from_slice(&from[first << 14..][..part.len()])));
+        b.iter(|| {
+            parallel::over_rows(&mut to, 1 << 14, |first, part| {
+                part.copy_from_slice(&from[first << 14..][..part.len()])
+            })
+        });
     });
     group.finish();
 }
@@ -122,8 +154,7 @@ fn passes(c: &mut Criterion) {
         group.bench_function("GELU", |b| b.iter(|| embeval::nn::activation::Activation::Gelu.forward(&inner)));
     }
     let weights = 8 << 20;
-    let (mut p, g, mut m, mut v) =
-        (values(weights, 1), values(weights, 2), vec![0f32; weights], vec![0f32; weights]);
+    let (mut p, g, mut m, mut v) = (values(weights, 1), values(weights, 2), vec![0f32; weights], vec![0f32; weights]);
     let rates = adamw::Rates {
         betas: (0.9, 0.999),
         rest: (0.1, 0.001),
@@ -144,12 +175,16 @@ fn attention(c: &mut Criterion) {
         let sequences = (TOKENS / length).max(1);
         let tokens = sequences * length;
         let bounds = Arc::new((0..=sequences).map(|s| s * length).collect::<Vec<_>>());
-        let Ok(qkv) = Tensor::from_vec(values(tokens * 3 * HIDDEN, 5), (tokens, 3 * HIDDEN), &Device::Cpu) else { continue };
+        let Ok(qkv) = Tensor::from_vec(values(tokens * 3 * HIDDEN, 5), (tokens, 3 * HIDDEN), &Device::Cpu) else {
+            continue;
+        };
         // Scores and weighted values.
         group.throughput(Throughput::Elements((4 * tokens * length * HIDDEN) as u64));
         for (name, bf16) in [("f32", false), ("bf16", true)] {
             let _precision = precision::scope(bf16);
-            group.bench_function(BenchmarkId::new(name, length), |b| b.iter(|| joint_attention(&qkv, &bounds, 12, None)));
+            group.bench_function(BenchmarkId::new(name, length), |b| {
+                b.iter(|| joint_attention(&qkv, &bounds, 12, None))
+            });
         }
     }
     group.finish();

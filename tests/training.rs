@@ -162,6 +162,41 @@ fn lora_follows_peft_and_moves_nothing_frozen() {
     }
 }
 
+/// Without a GPU it says that it is skipped; `tests/peers/cuda_emulate` runs it without one.
+#[cfg(feature = "cuda")]
+#[test]
+fn training_on_a_gpu_follows_pytorch_and_the_cpu() {
+    let device = match Device::new_cuda(0) {
+        Ok(device) => device,
+        Err(error) => return println!("skipped: there is no GPU: {error}"),
+    };
+    let follow_there = |golden: &Value, settings: &Settings, start: Option<embeval::adapter::Adapter>| {
+        let files = ModelFiles::load(&bert()).unwrap();
+        let (rows, batches) = rows(golden);
+        let train = [source(&rows)];
+        run(&Run { start, device: &device, fixed_batches: Some(&batches), ..plain(&files, settings, &train) }).unwrap()
+    };
+    let full = golden("training.json");
+    let (output, embedder) = follow_there(&full, &settings(), None);
+    compare(&full, &output, &embedder);
+    let (half, embedder) = follow_there(&full, &Settings { bf16: true, ..settings() }, None);
+    assert!(embedder.vars().values().all(|v| v.dtype() == candle_core::DType::F32));
+    for (a, b) in half.losses.iter().zip(&output.losses) {
+        assert!((a - b).abs() < 0.05 * b.abs().max(0.5), "{a} {b}");
+    }
+    let golden = golden("training_lora.json");
+    let start = || Some(peft::load(&bert().join("lora_init")).unwrap());
+    let adapted = Settings { adapter: Some(lora(0.0, None)), ..settings() };
+    let (output, embedder) = follow_there(&golden, &adapted, start());
+    compare(&golden, &output, &embedder);
+    let quantization = Some(Quantization { kind: QuantKind::Nf4 { double: true }, embeddings: true });
+    let quantized = Settings { adapter: Some(lora(0.2, quantization)), checkpointing: true, ..settings() };
+    let ((there, _), (here, _)) = (follow_there(&golden, &quantized, start()), follow(&golden, &quantized, start()));
+    for (a, b) in there.losses.iter().zip(&here.losses) {
+        assert!((a - b).abs() < 1e-3, "{a} {b}");
+    }
+}
+
 fn lora(dropout: f64, quantization: Option<Quantization>) -> AdapterSettings {
     let spec = LoraSpec { rank: 4, alpha: 8.0, dropout, ..LoraSpec::default() };
     AdapterSettings { spec, targets: vec!["query".into(), "value".into()], quantization }

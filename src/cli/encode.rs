@@ -40,9 +40,10 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Precision of the products on the CPU: `bf16` rounds their operands, with sums in f32.
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: inputs::Dtype,
+    /// Precision (default: bf16 on a GPU, f32 on the CPU): `bf16` rounds the operands of products, with sums in f32; on a GPU weights and
+    /// activations, too.
+    #[arg(long, value_enum)]
+    dtype: Option<inputs::Precision>,
     /// How to print what it cost.
     #[arg(long, value_enum, default_value = "table")]
     format: Format,
@@ -57,9 +58,9 @@ enum SideArgument {
 pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let device = inputs::device(&args.device)?;
     let source = inputs::source(&args.model, args.revision.as_deref(), quiet)?;
-    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
+    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device, args.dtype)?;
     let texts = inputs::texts(&args.input)?;
-    let _precision = inputs::precision(args.dtype, &device)?;
+    let _precision = inputs::precision(args.dtype, &device);
     if device.is_cpu() {
         embedder.prepare();
     }

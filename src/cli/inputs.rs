@@ -16,24 +16,6 @@ use crate::nn::kernel::precision;
 use crate::task::select::{Selection, select};
 use crate::task::spec::{TaskError, TaskSpec};
 
-/// Precision of products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Dtype {
-    /// Single precision.
-    #[default]
-    F32,
-    /// Operands of products rounded to bfloat16, sums in f32.
-    Bf16,
-}
-
-/// This thread's products are of a precision until what is given goes.
-pub fn precision(dtype: Dtype, device: &Device) -> anyhow::Result<precision::Scope> {
-    if dtype == Dtype::Bf16 && !device.is_cpu() {
-        bail!(Misuse("--dtype bf16 is of the CPU; leave it out, or give --device cpu".into()));
-    }
-    Ok(precision::scope(dtype == Dtype::Bf16))
-}
-
 /// A model that was asked for: a folder, or an id of the hub.
 pub struct Source {
     /// Its folder on this machine.
@@ -98,8 +80,27 @@ pub fn cache(limit: u64) -> CacheSettings {
     }
 }
 
-/// Loads a model folder, with an adapter on top if one is given.
-pub fn embedder(model: &Path, adapter: Option<&Path>, device: &Device) -> anyhow::Result<Embedder> {
+/// This thread's products on the CPU are of a precision until what is given goes.
+pub fn precision(precision: Option<Precision>, device: &Device) -> precision::Scope {
+    precision::scope(device.is_cpu() && precision == Some(Precision::Bf16))
+}
+
+/// What operands of products are in; on a GPU weights and activations, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Precision {
+    /// 32 bit.
+    F32,
+    /// bfloat16, sums in f32.
+    Bf16,
+}
+
+/// Loads a model folder, with an adapter on top if one is given; in bf16 on a GPU where no precision is asked for.
+pub fn embedder(
+    model: &Path,
+    adapter: Option<&Path>,
+    device: &Device,
+    precision: Option<Precision>,
+) -> anyhow::Result<Embedder> {
     let files = ModelFiles::load(model)?;
     if files.layout.assumed {
         tracing::warn!("{}: no modules.json, so mean pooling without normalisation is assumed", model.display());
@@ -114,7 +115,8 @@ pub fn embedder(model: &Path, adapter: Option<&Path>, device: &Device) -> anyhow
         }
         None => None,
     };
-    let options = BuildOptions { device: device.clone(), adapter: adapter.as_ref(), ..Default::default() };
+    let half = device.is_cuda() && precision != Some(Precision::F32);
+    let options = BuildOptions { device: device.clone(), half, adapter: adapter.as_ref(), ..Default::default() };
     Ok(Embedder::build(&files, &options)?)
 }
 

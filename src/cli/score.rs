@@ -66,9 +66,10 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Precision of the products on the CPU: `bf16` rounds their operands, with sums in f32.
-    #[arg(long, value_enum, default_value = "f32", conflicts_with = "embeddings")]
-    dtype: inputs::Dtype,
+    /// Precision (default: bf16 on a GPU, f32 on the CPU): `bf16` rounds the operands of products, with sums in f32; on a GPU weights and
+    /// activations, too.
+    #[arg(long, value_enum, conflicts_with = "embeddings")]
+    dtype: Option<inputs::Precision>,
     /// Most rows of a split (queries, of a retrieval).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -131,8 +132,8 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     let model = args.model.as_deref().unwrap_or_default();
     let device = inputs::device(&args.device)?;
     let source = inputs::source(model, args.revision.as_deref(), quiet)?;
-    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
-    let _precision = inputs::precision(args.dtype, &device)?;
+    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device, args.dtype)?;
+    let _precision = inputs::precision(args.dtype, &device);
     let name = args.model_name.clone().or(source.id);
     let bar = observer::bar(0, quiet);
     let progress = |done: usize, all: usize| {
@@ -373,7 +374,7 @@ impl Scoring<'_> {
         if args.seed != 42 {
             parts.push(format!("seed-{}", args.seed));
         }
-        if args.dtype != inputs::Dtype::F32 {
+        if args.dtype == Some(inputs::Precision::Bf16) {
             parts.push("bf16".to_string());
         }
         parts.extend(self.dim.map(|dim| format!("dim-{dim}")));

@@ -150,7 +150,9 @@ pub(super) fn read_run(r: &Reader<'_>) -> Run {
     });
     let run = Run {
         device,
-        dtype: s.choice("dtype", &[("f32", Dtype::F32), ("bf16", Dtype::Bf16)]).unwrap_or(Dtype::F32),
+        dtype: s
+            .choice("dtype", &[("auto", Dtype::Auto), ("f32", Dtype::F32), ("bf16", Dtype::Bf16)])
+            .unwrap_or(Dtype::Auto),
         executor: s.choice("executor", &[("local", Executor::Local), ("slurm", Executor::Slurm)]).unwrap_or_default(),
         jobs: s.whole("jobs", 1..=1_024, "from 1 to 1024"),
         retries: s.whole("retries", 0..=100, "from 0 to 100").unwrap_or(2),

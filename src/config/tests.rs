@@ -158,7 +158,7 @@ fn each_fault_is_told_with_its_place() {
             "c.yaml:4: choose.by = mean_task_typ: must be mean_task_type, mean_task or a task's name; did you mean `mean_task_type`?",
         ),
         ("run: {executor: slrum}", "c.yaml:4: run.executor = slrum: must be one of local, slurm"),
-        ("run: {dtype: f16}", "c.yaml:4: run.dtype = f16: must be one of f32, bf16; did you mean `bf16`?"),
+        ("run: {dtype: f16}", "c.yaml:4: run.dtype = f16: must be one of auto, f32, bf16; did you mean `bf16`?"),
         ("run: {device: gpu}", "c.yaml:4: run.device = gpu: must be auto, cpu, cuda or cuda:N"),
         (
             "merge: [{ties: {}}]",

@@ -18,7 +18,12 @@ const VERSION: &str = "embeval embeddings 2";
 pub fn identity(embedder: &Embedder) -> candle_core::Result<Identity> {
     let mut parts = Parts(Sha256::new());
     parts.add(VERSION.as_bytes());
-    parts.add(if embedder.device().is_cpu() { b"cpu" } else { b"gpu" });
+    let kind = match (embedder.device().is_cpu(), embedder.half()) {
+        (true, _) => "cpu",
+        (false, false) => "gpu kernels f32",
+        (false, true) => "gpu kernels bf16",
+    };
+    parts.add(kind.as_bytes());
     parts.add(crate::nn::instructions().as_bytes());
     parts.add(&[precision::parts() as u8]);
     parts.add(&content(embedder)?);

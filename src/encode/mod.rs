@@ -21,6 +21,8 @@ const CPU_TOKENS: usize = 768;
 const DEVICE_TOKENS: usize = 32_768;
 /// Bytes of text that a worker takes at a time.
 const TAKE_BYTES: usize = 16_384;
+/// As [`TAKE_BYTES`], on other devices.
+const DEVICE_BYTES: usize = 262_144;
 
 /// Embeddings and what they cost.
 #[derive(Debug, Clone, Default)]
@@ -60,10 +62,11 @@ pub fn encode(
     // Longest first, so that no worker is left with a long one at the end.
     let mut order: Vec<usize> = (0..unique.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(unique[i].len()), i));
-    let takes = cut(&order, |&i| unique[i].len() + prompt.len() + 8, TAKE_BYTES);
+    let cpu = embedder.device().is_cpu();
+    let bytes = if cpu { TAKE_BYTES } else { DEVICE_BYTES };
+    let takes = cut(&order, |&i| unique[i].len() + prompt.len() + 8, bytes);
 
     let dim = embedder.files().embedding_size();
-    let cpu = embedder.device().is_cpu();
     if cpu && !unique.is_empty() {
         embedder.prepare();
     }

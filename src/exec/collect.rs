@@ -342,7 +342,7 @@ fn later_settings(c: &crate::config::Config) -> Vec<(&'static str, String)> {
         t.grad_cache.map(|chunk| ("train.grad_cache", chunk.to_string())),
         usual(!t.checkpointing, "train.checkpointing", "true".into()),
         t.patience.map(|patience| ("train.patience", patience.to_string())),
-        usual(c.run.dtype == Dtype::F32, "run.dtype", "bf16".into()),
+        usual(c.run.dtype != Dtype::Bf16, "run.dtype", "bf16".into()),
     ]
     .into_iter()
     .flatten()

@@ -189,7 +189,9 @@ impl Engine<'_> {
 
     /// Tokens a second; fills in the tokens of a model's texts.
     fn try_encoding(&self, base: &ModelFiles, out: &mut Estimate) -> Result<f64, ExecError> {
-        let embedder = Embedder::build(base, &BuildOptions { device: self.device.clone(), ..Default::default() })?;
+        let half = settings::encodes_in_half(&self.device, self.plan.config.run.dtype);
+        let embedder =
+            Embedder::build(base, &BuildOptions { device: self.device.clone(), half, ..Default::default() })?;
         let mut sample: Vec<String> = Vec::new();
         let mut counts: Vec<(Split, f64, usize, usize)> = Vec::new();
         for (number, spec) in self.plan.tasks.iter().enumerate() {

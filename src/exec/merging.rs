@@ -178,7 +178,8 @@ impl Engine<'_> {
             let path = folder.join(format!("alpha-{name}.json"));
             if read_json::<Vec<TaskRecord>>(&path).is_err() {
                 let merged = at(&alpha)?;
-                let options = BuildOptions { device: self.device.clone(), ..Default::default() };
+                let half = settings::encodes_in_half(&self.device, self.plan.config.run.dtype);
+                let options = BuildOptions { device: self.device.clone(), half, ..Default::default() };
                 let embedder = Embedder::build(&merged.files, &options)?;
                 write_json(&path, &self.score_tasks(&embedder, split, choose.seeds, None)?.tasks)?;
             }

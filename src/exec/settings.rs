@@ -270,6 +270,11 @@ pub fn slerp_mode(mode: SlerpMode) -> slerp::Mode {
     }
 }
 
+/// Whether models encode with weights and activations in `bf16`: on a GPU, unless `run.dtype` is f32.
+pub fn encodes_in_half(device: &candle_core::Device, dtype: schema::Dtype) -> bool {
+    device.is_cuda() && dtype != schema::Dtype::F32
+}
+
 /// The device that `run.device` names: `auto` is the first GPU of a build that has one, the CPU otherwise.
 ///
 /// # Errors

@@ -162,11 +162,12 @@ impl Engine<'_> {
 
     fn embedder(&self, loaded: &Loaded) -> Result<Embedder, ExecError> {
         let device = self.device.clone();
+        let half = settings::encodes_in_half(&device, self.plan.config.run.dtype);
         Ok(match loaded {
-            Loaded::Files(files) => Embedder::build(files, &BuildOptions { device, ..Default::default() })?,
+            Loaded::Files(files) => Embedder::build(files, &BuildOptions { device, half, ..Default::default() })?,
             Loaded::Adapted(base, adapter, quantization) => {
                 let quantize = quantization.as_ref();
-                let options = BuildOptions { device, adapter: Some(adapter), quantize, ..Default::default() };
+                let options = BuildOptions { device, half, adapter: Some(adapter), quantize, ..Default::default() };
                 Embedder::build(base, &options)?
             }
         })

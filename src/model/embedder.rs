@@ -100,6 +100,8 @@ impl Mode {
 pub struct BuildOptions<'a> {
     /// Where its tensors live.
     pub device: Device,
+    /// Whether frozen matrices, and so the activations, are in `bf16`; on a GPU alone. Vectors stay in `f32`.
+    pub half: bool,
     /// Which of its own weights are trained.
     pub trainable: Trainable<'a>,
     /// An adapter on top.
@@ -118,6 +120,7 @@ impl Default for BuildOptions<'_> {
     fn default() -> Self {
         Self {
             device: Device::Cpu,
+            half: false,
             trainable: &|_| false,
             adapter: None,
             adapter_trainable: false,
@@ -153,6 +156,7 @@ pub struct Embedder {
     taken: Taken,
     adapter: Option<Adapter>,
     device: Device,
+    half: bool,
     quantization: Option<Quantization>,
 }
 
@@ -202,6 +206,7 @@ impl Embedder {
             taken,
             adapter,
             device: options.device.clone(),
+            half: options.half && options.device.is_cuda(),
             quantization: options.quantize.copied(),
         })
     }
@@ -261,6 +266,11 @@ impl Embedder {
     /// Where its tensors live.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Whether its matrices and activations are in `bf16`.
+    pub fn half(&self) -> bool {
+        self.half
     }
 
     /// The trainable tensors by name.
@@ -352,6 +362,7 @@ impl Embedder {
             &self.taken.held,
             &BuildOptions {
                 device: self.device.clone(),
+                half: self.half,
                 adapter: adapter.as_ref(),
                 changing: true,
                 quantize: self.quantization.as_ref(),

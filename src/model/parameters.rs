@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use super::ModelError;
 use super::embedder::BuildOptions;
@@ -100,7 +100,7 @@ impl<'a> Parameters<'a> {
                 found: tensor.dims().to_vec(),
             });
         }
-        Ok(tensor.to_dtype(candle_core::DType::F32)?)
+        Ok(tensor.to_dtype(DType::F32)?)
     }
 
     /// The tensor `name`, which must have this shape.
@@ -108,7 +108,10 @@ impl<'a> Parameters<'a> {
     /// # Errors
     /// Where it is missing or has another shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        self.register(name, &self.checked(name, shape)?, (self.options.trainable)(name))
+        let (tensor, trainable) = (self.checked(name, shape)?, (self.options.trainable)(name));
+        let half = self.options.half && self.options.device.is_cuda() && !trainable && shape.len() > 1;
+        let tensor = if half { tensor.to_device(&self.options.device)?.to_dtype(DType::BF16)? } else { tensor };
+        self.register(name, &tensor, trainable)
     }
 
     /// A table `[rows, columns]` whose rows are looked up: in 8 bits where embeddings are quantised and it is not trained.

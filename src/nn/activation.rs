@@ -45,6 +45,8 @@ impl Activation {
             Self::Tanh => x.tanh(),
             Self::Relu => x.relu(),
             _ if x.device().is_cpu() => x.contiguous()?.apply_op1(Elements(self)),
+            #[cfg(feature = "cuda")]
+            _ if super::cuda::covers(x) => super::cuda::activation::activation(x, self),
             _ => super::composed::activation(x, self),
         }
     }
@@ -233,6 +235,10 @@ pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tenso
     if gate.dims() != up.dims() {
         bail!("gated-linear-unit: gate {:?} and up {:?} differ", gate.dims(), up.dims());
     }
+    #[cfg(feature = "cuda")]
+    if super::cuda::covers(gate) {
+        return super::cuda::activation::gated(gate, up, activation);
+    }
     if !gate.device().is_cpu() {
         return super::composed::activation(gate, activation)? * up;
     }
@@ -248,6 +254,10 @@ pub fn joint_gated(x: &Tensor, activation: Activation) -> Result<Tensor> {
     let inner = width / 2;
     if !width.is_multiple_of(2) {
         bail!("gated-linear-unit: {width} columns are not a gate and what it is multiplied with");
+    }
+    #[cfg(feature = "cuda")]
+    if super::cuda::covers(x) {
+        return super::cuda::activation::joint_gated(x, activation);
     }
     if !x.device().is_cpu() {
         let (gate, up) = (x.narrow(1, 0, inner)?.contiguous()?, x.narrow(1, inner, inner)?.contiguous()?);

@@ -86,6 +86,10 @@ pub fn attention(
         return joint_attention(&Tensor::cat(&[q, k, v], 1)?, cu_seqlens, heads, None);
     }
     let op = Packed::new(cu_seqlens, tokens, heads, 3 * hidden, None)?;
+    #[cfg(feature = "cuda")]
+    if super::cuda::attention::covers(q, op.depth) {
+        return super::cuda::attention::apart([q, k, v], cu_seqlens, op.heads, op.depth);
+    }
     if !q.device().is_cpu() {
         return super::composed::attention(q, k, v, cu_seqlens, op.heads, None);
     }
@@ -107,6 +111,10 @@ pub fn joint_attention(
     let heads = heads.into();
     let (tokens, width) = qkv.dims2()?;
     let op = Packed::new(cu_seqlens, tokens, heads, width, bias)?;
+    #[cfg(feature = "cuda")]
+    if super::cuda::attention::covers(qkv, op.depth) {
+        return super::cuda::attention::joint(qkv, cu_seqlens, op.heads, op.depth, bias);
+    }
     if !qkv.device().is_cpu() {
         let (queries, keys) = (op.heads.count * op.depth, op.heads.key_values() * op.depth);
         let part = |from: usize, width: usize| qkv.narrow(1, from, width)?.contiguous();
@@ -341,7 +349,11 @@ impl Packed {
     }
 
     /// The gradient by q, k and v side by side, and that by the bias if it is asked for.
-    pub(super) fn joint_backward(&self, [qkv, out, dout, bias]: [&[f32]; 4], bias_gradient: bool) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn joint_backward(
+        &self,
+        [qkv, out, dout, bias]: [&[f32]; 4],
+        bias_gradient: bool,
+    ) -> (Vec<f32>, Vec<f32>) {
         // SAFETY: the units cover every token and every head of all three.
         let mut gradient = unsafe { unset(qkv.len()) };
         let shared = Disjoint::new(&mut gradient);

@@ -122,7 +122,7 @@ pub fn activation(x: &Tensor, activation: Activation) -> Result<Tensor> {
 
 /// See [`Linear::forward`].
 pub fn linear(x: &Tensor, layer: &Linear, dropout_seed: Option<u64>) -> Result<Tensor> {
-    let weight = layer.weight.tensor(x.device())?;
+    let weight = layer.weight.tensor(x.device())?.to_dtype(x.dtype())?;
     let base = |x: &Tensor| x.matmul(&weight.t()?);
     let mut y = base(x)?;
     if let Some(lora) = &layer.lora {
@@ -155,9 +155,9 @@ pub fn embedding(tables: &Embedding, ids: &Arc<Vec<u32>>, positions: &Arc<Vec<u3
         Table::Int8(word) => word.rows(ids, device)?,
     };
     let positions = Tensor::new(positions.as_slice(), device)?;
-    let sum = (word + tables.position.index_select(&positions, 0)?)?;
+    let sum = (&word + tables.position.index_select(&positions, 0)?.to_dtype(word.dtype())?)?;
     match &tables.token_type {
-        Some(kinds) => sum.broadcast_add(&kinds.i(0)?),
+        Some(kinds) => sum.broadcast_add(&kinds.i(0)?.to_dtype(word.dtype())?),
         None => Ok(sum),
     }
 }
@@ -212,6 +212,6 @@ pub fn cross_entropy(
 
 /// See [`super::linear_cross_entropy::linear_cross_entropy`]; it holds all logits.
 pub fn linear_cross_entropy(h: &Tensor, table: &Tensor, bias: &Tensor, targets: &Arc<Vec<u32>>) -> Result<Tensor> {
-    let logits = h.matmul(&table.t()?)?.broadcast_add(bias)?;
+    let logits = h.to_dtype(table.dtype())?.matmul(&table.t()?)?.broadcast_add(bias)?;
     cross_entropy(&logits, targets, &Arc::new(Vec::new()), 1.0)
 }

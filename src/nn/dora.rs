@@ -24,7 +24,8 @@ pub fn norms(weight: &Weight, lora: &LowRank) -> Result<Tensor> {
     }
     let device = lora.a.device();
     if !device.is_cpu() {
-        let whole = (weight.tensor(device)?.detach() + (lora.b.detach().matmul(&lora.a.detach())? * lora.scale)?)?;
+        let weight = weight.tensor(device)?.detach().to_dtype(lora.b.dtype())?;
+        let whole = (weight + (lora.b.detach().matmul(&lora.a.detach())? * lora.scale)?)?;
         return whole.sqr()?.sum(1)?.sqrt()?.maximum(f64::from(f32::MIN_POSITIVE));
     }
     let mut whole = match weight {

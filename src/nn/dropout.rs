@@ -27,6 +27,10 @@ pub fn dropout(x: &Tensor, p: f32, seed: u64) -> Result<Tensor> {
     if x.device().is_cpu() {
         return x.contiguous()?.apply_op1(op);
     }
+    #[cfg(feature = "cuda")]
+    if super::cuda::covers(x) {
+        return super::cuda::dropout::elements(x, p, seed);
+    }
     let mut mask = vec![1f32; x.elem_count()];
     op.apply(0, &mut mask);
     x.mul(&Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?)
@@ -113,6 +117,10 @@ impl TokenDropout {
     pub fn forward_groups(&self, x: &Tensor, group: usize) -> Result<Tensor> {
         let (tokens, width) = x.dims2()?;
         self.check(tokens)?;
+        #[cfg(feature = "cuda")]
+        if super::cuda::covers(x) {
+            return super::cuda::dropout::tokens(x, self, group);
+        }
         if !x.device().is_cpu() {
             return x.mul(&self.factors(width, group, x)?);
         }
@@ -130,6 +138,12 @@ impl TokenDropout {
     /// The mask, and where each token stands in it.
     pub(super) fn parts(&self) -> (Mask, &[u64]) {
         (self.mask, &self.places)
+    }
+
+    /// Where each token stands in the mask.
+    #[cfg(feature = "cuda")]
+    pub(super) fn places(&self) -> &Arc<Vec<u64>> {
+        &self.places
     }
 
     /// What `x` `[tokens, width]` is multiplied with: 0 or 1/(1 − p), with one draw for every `group` columns.

@@ -100,6 +100,13 @@ impl Embedding {
         if let Some(position) = positions.iter().find(|&&p| p as usize >= places) {
             bail!("{NAME}: position {position} is outside the table of {places}: lower max_seq_length");
         }
+        #[cfg(feature = "cuda")]
+        if let Table::Dense(word) = &self.word
+            && super::cuda::embedding::covers(word, ids)
+        {
+            let position = Some((&self.position, positions));
+            return super::cuda::embedding::embed(word, ids, position, self.token_type.as_ref());
+        }
         if !self.position.device().is_cpu() {
             return super::composed::embedding(self, ids, positions);
         }
@@ -130,6 +137,10 @@ pub fn look_up(table: &Table, ids: &Arc<Vec<u32>>) -> Result<Tensor> {
         bail!("{NAME}: token id {id} is outside the vocabulary of {rows}");
     }
     match table {
+        #[cfg(feature = "cuda")]
+        Table::Dense(table) if super::cuda::embedding::covers(table, ids) => {
+            super::cuda::embedding::embed(table, ids, None, None)
+        }
         Table::Dense(table) if table.device().is_cpu() => table.contiguous()?.apply_op1(Rows { ids: ids.clone() }),
         Table::Dense(table) => table.index_select(&Tensor::new(ids.as_slice(), table.device())?, 0),
         Table::Int8(table) => table.rows(ids, &candle_core::Device::Cpu),

@@ -24,6 +24,10 @@ impl LayerNorm {
     /// `LayerNorm(x)`, `[tokens, hidden]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.checked(x)?;
+        #[cfg(feature = "cuda")]
+        if super::cuda::norm::covers(x) {
+            return super::cuda::norm::layer_norm(self, x, None, None);
+        }
         if !x.device().is_cpu() {
             return super::composed::layer_norm(x, &self.weight, &self.bias, self.eps);
         }
@@ -39,6 +43,10 @@ impl LayerNorm {
         }
         if let Some(dropout) = dropout {
             dropout.check(x.dims2()?.0)?;
+        }
+        #[cfg(feature = "cuda")]
+        if super::cuda::norm::covers(x) {
+            return super::cuda::norm::layer_norm(self, x, Some(residual), dropout);
         }
         if !x.device().is_cpu() {
             let x = dropout.map_or_else(|| Ok(x.clone()), |dropout| dropout.forward(x))?;

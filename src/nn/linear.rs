@@ -138,6 +138,14 @@ impl Linear {
         if inputs != columns {
             bail!("{NAME}: x {:?} does not fit weight {:?}", x.dims(), [rows, columns]);
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::linear::covers(x, self) {
+            return super::cuda::linear::linear(x, self, Activation::None, dropout_seed);
+        }
+        #[cfg(feature = "cuda")]
+        if x.dtype() == candle_core::DType::BF16 {
+            return super::cuda::in_f32(x, |x| super::composed::linear(x, self, dropout_seed));
+        }
         if !x.device().is_cpu() || !self.weight.on_cpu() {
             return super::composed::linear(x, self, dropout_seed);
         }
@@ -247,6 +255,10 @@ impl Linear {
         if plain && !tracked && activation.fuses() && x.dims2()?.1 == self.weight.shape()?.1 {
             return x.contiguous()?.apply_op1(self.frozen(activation));
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::linear::covers(x, self) && x.dims2()?.1 == self.weight.shape()?.1 {
+            return super::cuda::linear::linear(x, self, activation, dropout_seed);
+        }
         activation.forward(&self.forward(x, dropout_seed)?)
     }
 }
@@ -275,7 +287,8 @@ impl Joint {
     /// Whether [`Self::forward`] has a use: adapters are applied to each layer by itself, and quantised weights are not
     /// put together.
     fn possible(parts: &[&Linear]) -> bool {
-        let plain = |p: &&Linear| p.lora.is_none() && p.weight.dense().is_some() && p.weight.on_cpu();
+        let here = |p: &Linear| p.weight.dense().is_some_and(|w| p.weight.on_cpu() || w.device().is_cuda());
+        let plain = |p: &&Linear| p.lora.is_none() && here(p);
         // Large layers gain nothing, and a second copy of them would cost much.
         let values: usize = parts.iter().filter_map(|p| p.weight.dense()).map(Tensor::elem_count).sum();
         values <= JOINT_VALUES
@@ -387,7 +400,14 @@ pub(super) fn added_gradient(
 }
 
 /// `dyᵀ x`: the gradient by the weight, `[out, in]`.
-pub(super) fn weight_gradient(dy: &[f32], x: &[f32], rows: usize, outputs: usize, inputs: usize, scale: f32) -> Vec<f32> {
+pub(super) fn weight_gradient(
+    dy: &[f32],
+    x: &[f32],
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    scale: f32,
+) -> Vec<f32> {
     // SAFETY: as in `affine`.
     let mut dw = unsafe { unset(outputs * inputs) };
     multiply(&mut dw, false, scale, Operand::new(dy, rows, outputs).t(), Operand::new(x, rows, inputs));
@@ -488,11 +508,7 @@ struct Frozen {
 const PREPARED_FROM: usize = 16;
 
 impl Frozen {
-    fn prepared(
-        &self,
-        of: impl Fn(&Prepared) -> &ByParts,
-        make: impl FnOnce() -> Option<Packed>,
-    ) -> Option<&Packed> {
+    fn prepared(&self, of: impl Fn(&Prepared) -> &ByParts, make: impl FnOnce() -> Option<Packed>) -> Option<&Packed> {
         let prepared = self.prepared.as_deref()?;
         if self.weight.dense()?.dims().iter().any(|d| *d < PREPARED_FROM) {
             return None;

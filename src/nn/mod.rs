@@ -2,8 +2,8 @@
 //!
 //! Texts are never padded: a batch is one `[tokens, hidden]` tensor and a list of sequence bounds
 //! ([`PackedBatch::cu_seqlens`]). Every operation here is a candle `CustomOp` with a forward and a backward pass on the
-//! CPU (vectorised, on all cores of the current rayon pool); on other devices, and in the tests, the same functions are
-//! composed of candle's own differentiable operations ([`composed`]).
+//! CPU (vectorised, on all cores of the current rayon pool), and kernels on NVIDIA GPUs (`cuda/`, with the feature `cuda`); elsewhere,
+//! and in the tests, the same functions are composed of candle's own differentiable operations ([`composed`]).
 
 pub mod activation;
 pub mod attention;
@@ -11,6 +11,8 @@ pub mod batch;
 pub mod checkpoint;
 pub mod composed;
 pub mod cross_entropy;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod dora;
 pub mod dropout;
 pub mod embedding;
@@ -28,6 +30,14 @@ pub mod rotary;
 mod storage;
 
 pub use batch::PackedBatch;
+
+/// Activations as this thread's products want them: on a GPU in `bf16` where its precision is (`kernel/precision.rs`).
+///
+/// # Errors
+/// Where memory is short.
+pub(crate) fn activations(x: candle_core::Tensor) -> candle_core::Result<candle_core::Tensor> {
+    if x.device().is_cuda() && kernel::precision::is_bf16() { x.to_dtype(candle_core::DType::BF16) } else { Ok(x) }
+}
 
 /// The instruction set that the CPU kernels run on; results differ in the last bits between them.
 pub fn instructions() -> String {

@@ -13,6 +13,10 @@ const EPS: f32 = 1e-12;
 /// `x / max(‖x‖₂, 1e-12)` by row, `[rows, dim]`.
 pub fn l2_normalize(x: &Tensor) -> Result<Tensor> {
     x.dims2()?;
+    #[cfg(feature = "cuda")]
+    if super::cuda::covers(x) {
+        return super::cuda::normalize::l2_normalize(x);
+    }
     if !x.device().is_cpu() {
         return super::composed::l2_normalize(x);
     }

@@ -33,6 +33,10 @@ pub fn pool(hidden: &Tensor, batch: &PackedBatch, mode: PoolingMode) -> Result<T
     if tokens != batch.tokens() {
         bail!("{NAME}: {tokens} vectors for {} tokens", batch.tokens());
     }
+    #[cfg(feature = "cuda")]
+    if super::cuda::covers(hidden) {
+        return super::cuda::pooling::pool(hidden, batch, mode);
+    }
     if !hidden.device().is_cpu() {
         return super::composed::pool(hidden, batch, mode);
     }

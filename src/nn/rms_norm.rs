@@ -33,6 +33,10 @@ impl RmsNorm {
         if self.weight.dims() != [hidden] {
             bail!("{NAME}: weight {:?} does not fit x {:?}", self.weight.dims(), x.dims());
         }
+        #[cfg(feature = "cuda")]
+        if super::cuda::norm::covers(x) {
+            return super::cuda::norm::rms_norm(self, x);
+        }
         let scale = self.scale()?;
         if !x.device().is_cpu() {
             return super::composed::rms_norm(x, &scale, self.eps);

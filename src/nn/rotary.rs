@@ -70,6 +70,12 @@ impl Angles {
         (&self.cos[range.clone()], &self.sin[range])
     }
 
+    /// Cosines and sines of every position side by side, `[positions, depth]`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn rows(&self, half: usize) -> Vec<f32> {
+        (0..self.positions).flat_map(|position| <[&[f32]; 2]>::from(self.row(position, half)).concat()).collect()
+    }
+
     /// Cosines and sines of positions as tensors `[tokens, depth / 2]`.
     pub(super) fn tensors(&self, positions: &[u32], half: usize, like: &Tensor) -> Result<(Tensor, Tensor)> {
         let of = |table: &[f32]| {
@@ -123,6 +129,10 @@ impl QueryKey {
             None => None,
         };
         let eps = self.norms.as_ref().map(|(query, _)| query.eps as f32);
+        #[cfg(feature = "cuda")]
+        if super::cuda::rotary::covers(qkv, depth) {
+            return super::cuda::rotary::query_key(self, qkv, positions, &angles, norms.as_ref());
+        }
         if !qkv.device().is_cpu() {
             return super::composed::query_key(qkv, self, positions, &angles);
         }

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 
 use super::TrainError;
 use super::groups::{Groups, Rates};
+#[cfg(feature = "cuda")]
+use crate::nn::cuda::optimizer as cuda;
 use crate::nn::kernel::adamw;
 
 /// Hyper-parameters of AdamW.
@@ -41,6 +43,9 @@ struct Parameter {
     gradient: Option<Tensor>,
     first: Vec<f32>,
     second: Vec<f32>,
+    /// Both where the variable is, once it was updated there; `first` and `second` are then of the last state.
+    #[cfg(feature = "cuda")]
+    moments: Option<cuda::Moments>,
     /// Average of the values, where one is kept.
     average: Option<Vec<f32>>,
     moved: bool,
@@ -71,6 +76,8 @@ impl Optimizer {
                 gradient: None,
                 first: vec![0.0; var.elem_count()],
                 second: vec![0.0; var.elem_count()],
+                #[cfg(feature = "cuda")]
+                moments: None,
                 average: settings.ema.map(|_| flat(var)).transpose()?,
                 moved: false,
             });
@@ -122,11 +129,17 @@ impl Optimizer {
         self.step += 1;
         let step = self.step;
         let mut total = 0f64;
+        #[cfg(feature = "cuda")]
+        let mut squares = self.squares_on_gpu()?.into_iter();
         for parameter in &mut self.parameters {
             let Some(gradient) = &parameter.gradient else {
                 return Err(TrainError::NoGradient { step, name: parameter.name.clone() });
             };
-            let square = sum_of_squares(gradient)?;
+            #[cfg(feature = "cuda")]
+            let square = if gradient.device().is_cuda() { squares.next() } else { None };
+            #[cfg(not(feature = "cuda"))]
+            let square = None;
+            let square = square.map_or_else(|| sum_of_squares(gradient), Ok)?;
             if !square.is_finite() {
                 return Err(TrainError::NonFiniteGradient { step, name: parameter.name.clone() });
             }
@@ -153,6 +166,13 @@ impl Optimizer {
             }
         }
         Ok(norm)
+    }
+
+    /// Sums of squares of the gradients that are on a GPU, in their order.
+    #[cfg(feature = "cuda")]
+    fn squares_on_gpu(&self) -> Result<Vec<f64>> {
+        let gradients = self.parameters.iter().filter_map(|p| p.gradient.as_ref()).filter(|g| g.device().is_cuda());
+        cuda::sums_of_squares(&gradients.collect::<Vec<_>>())
     }
 
     /// Steps made.
@@ -185,8 +205,20 @@ impl Optimizer {
                 state.insert(format!("{kind}{}", p.name), Tensor::from_slice(values, p.var.shape(), &Device::Cpu)?);
                 Ok(())
             };
-            put(FIRST, &p.first)?;
-            put(SECOND, &p.second)?;
+            #[cfg(feature = "cuda")]
+            if let Some(moments) = &p.moments {
+                let (first, second) = moments.values()?;
+                put(FIRST, &first)?;
+                put(SECOND, &second)?;
+            } else {
+                put(FIRST, &p.first)?;
+                put(SECOND, &p.second)?;
+            }
+            #[cfg(not(feature = "cuda"))]
+            {
+                put(FIRST, &p.first)?;
+                put(SECOND, &p.second)?;
+            }
             put(VALUE, &flat(&p.var)?)?;
             if let Some(average) = &p.average {
                 put(AVERAGE, average)?;
@@ -217,6 +249,10 @@ impl Optimizer {
             set(&p.var, &value).map_err(|e| format!("`{}`: {e}", p.name))?;
             p.moved = second.iter().any(|v| *v > 0.0);
             (p.first, p.second, p.average, p.gradient) = (first, second, average, None);
+            #[cfg(feature = "cuda")]
+            {
+                p.moments = None;
+            }
         }
         self.step = step;
         Ok(())
@@ -247,6 +283,17 @@ impl Parameter {
         };
         if self.var.device().is_cpu() {
             return self.var.as_tensor().inplace_op2(gradient, &update);
+        }
+        #[cfg(feature = "cuda")]
+        if self.var.device().is_cuda() {
+            let Update { lr_decay, step_size, root_correction, betas, rest, eps, scale, moments } = update;
+            let (first, second) = moments.into_inner();
+            let moments = match &mut self.moments {
+                Some(moments) => moments,
+                empty => empty.insert(cuda::Moments::new(first, second, self.var.device())?),
+            };
+            let numbers = cuda::Numbers { betas, rest, scale, lr_decay, step_size, root_correction, eps };
+            return cuda::adamw(&self.var, gradient, moments, &numbers);
         }
         // Elsewhere the update runs on the CPU; the moments live there.
         let cpu = candle_core::Device::Cpu;

@@ -424,8 +424,8 @@ impl<'a> Trainer<'a> {
         let mut loss_sum = 0f64;
         for (part, examples) in parts.iter().enumerate() {
             let place = ((epoch as u64) << 32) | (group * settings.accumulate + part) as u64;
-            let mut mode = Mode::training(settings.seed ^ place.wrapping_mul(0x2545_f491_4f6c_dd1d))
-                .with_gradients(&self.sink);
+            let mut mode =
+                Mode::training(settings.seed ^ place.wrapping_mul(0x2545_f491_4f6c_dd1d)).with_gradients(&self.sink);
             if settings.checkpointing {
                 mode = mode.with_checkpointing(&self.sink);
             }
@@ -681,9 +681,6 @@ fn sampler(run: &Run<'_>) -> Result<Sampler, TrainError> {
 fn check_combination(run: &Run<'_>) -> Result<(), TrainError> {
     let settings = run.settings;
     let fail = |message: String| Err(TrainError::Data(message));
-    if settings.bf16 && !run.device.is_cpu() {
-        return fail("run.dtype: bf16 is of the CPU's products; on a GPU training is in f32: leave it out".into());
-    }
     let unmatched = |pattern: &&String| !run.base.weights.keys().any(|name| glob(pattern.as_bytes(), name.as_bytes()));
     if let (None, Some(pattern)) = (&settings.adapter, settings.freeze.iter().find(unmatched)) {
         return fail(format!("train.freeze: `{pattern}` names no tensor of the model"));

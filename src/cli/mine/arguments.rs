@@ -54,6 +54,9 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// Precision (default: bf16 on a GPU, f32 on the CPU).
+    #[arg(long, value_enum)]
+    pub dtype: Option<crate::cli::inputs::Precision>,
     /// Most rows of the input.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,

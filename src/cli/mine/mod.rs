@@ -41,7 +41,8 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
     }
 
     let source = inputs::source(&args.model, args.revision.as_deref(), quiet)?;
-    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device)?;
+    let embedder = inputs::embedder(&source.folder, args.adapter.as_deref(), &device, args.dtype)?;
+    let _precision = inputs::precision(args.dtype, &device);
     let own = &embedder.files().layout.prompts;
     let prompt = |given: &Option<String>, side| given.clone().unwrap_or_else(|| own.of_side(side).to_string());
     let prompts = (prompt(&args.query_prompt, Side::Query), prompt(&args.document_prompt, Side::Document));

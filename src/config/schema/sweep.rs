@@ -222,7 +222,7 @@ pub enum PruneRule {
 pub struct Run {
     /// `auto`, `cpu`, `cuda` or `cuda:N`.
     pub device: String,
-    /// Type of the operands of matrix products in training.
+    /// Type of the operands of matrix products in training; on a GPU, of weights and activations, in encoding, too.
     pub dtype: Dtype,
     /// Here, or on a cluster.
     pub executor: Executor,
@@ -279,6 +279,8 @@ pub struct SlurmSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
+    /// 32 bit in training; in encoding bfloat16 on a GPU, 32 bit elsewhere.
+    Auto,
     /// 32 bit.
     F32,
     /// bfloat16, sums in f32; weights and optimizer stay in f32.

@@ -104,7 +104,7 @@ impl Disentangled {
         let (q, k, v) = match &self.content {
             Content::ByHead { joint, query_bias, value_bias } => {
                 let all = joint.forward(x, pass.adapter_seed(0))?.reshape((tokens, heads, 3 * depth))?;
-                let bias = |b: &Tensor| b.reshape((heads, depth));
+                let bias = |b: &Tensor| b.to_dtype(x.dtype())?.reshape((heads, depth));
                 let part = |i: usize| all.narrow(2, i * depth, depth);
                 (part(0)?.broadcast_add(&bias(query_bias)?)?, part(1)?, part(2)?.broadcast_add(&bias(value_bias)?)?)
             }
@@ -114,7 +114,7 @@ impl Disentangled {
                 split(value.forward(x, pass.adapter_seed(2))?)?,
             ),
         };
-        let table = table.map(|table| pass.drop_table(table, Place::Table)).transpose()?;
+        let table = table.map(|table| pass.drop_table(&table.to_dtype(x.dtype())?, Place::Table)).transpose()?;
         let table = table.as_ref();
         let positions = |projection: &PositionProjection, place: u64| match (projection, table, &self.content) {
             (PositionProjection::None, ..) | (_, None, _) => Ok(None),

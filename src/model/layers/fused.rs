@@ -95,8 +95,7 @@ impl Layer {
         else {
             return Ok(None);
         };
-        let (Projections::Separate(projections), Inner::Plain(up)) =
-            (&attention.projections, &self.feed_forward.inner)
+        let (Projections::Separate(projections), Inner::Plain(up)) = (&attention.projections, &self.feed_forward.inner)
         else {
             return Ok(None);
         };
@@ -124,7 +123,7 @@ impl Layer {
             down: down.clone(),
             drops: [pass.drops(self.drops[0], Place::AttentionOutput)?, pass.drops(self.drops[1], Place::Output)?],
         };
-        layer.forward(x, &pass.cu_seqlens, sink).map(Some)
+        layer.forward(x, &pass.cu_seqlens, sink, pass.runs_again()).map(Some)
     }
 }
 

@@ -243,7 +243,8 @@ impl Encoder {
             }
             Embeddings::Typed(table, kinds) => look_up(table, &batch.ids)?.broadcast_add(&kinds.narrow(0, 0, 1)?)?,
         };
-        pass.layer(pass::EMBEDDINGS).drop_hidden(self.embedding_norm.forward(&x)?, Place::Output)
+        let x = crate::nn::activations(self.embedding_norm.forward(&x)?)?;
+        pass.layer(pass::EMBEDDINGS).drop_hidden(x, Place::Output)
     }
 
     /// The word table, `[vocabulary, hidden]`.

@@ -71,9 +71,14 @@ impl Pass {
         Self { mode: self.mode.layer(index), ..self.clone() }
     }
 
-    /// Where the gradients of variables go that are not left to candle, unless layers are run again in the backward pass.
+    /// Where the gradients of variables go that are not left to candle.
     pub fn gradients(&self) -> Option<&GradientSink> {
-        self.mode.gradients().filter(|_| self.mode.sink().is_none())
+        self.mode.gradients()
+    }
+
+    /// Whether layers are run again in the backward pass.
+    pub fn runs_again(&self) -> bool {
+        self.mode.sink().is_some()
     }
 
     /// Seed of an adapter's dropout at a linear layer.

@@ -8,9 +8,9 @@
 //!
 //! Results are the same to the bit whatever rows are computed together, and on however many threads.
 
+mod stack;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiled;
-mod stack;
 pub mod training;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]

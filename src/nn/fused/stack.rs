@@ -179,7 +179,8 @@ fn low_rank_gradients(
     (inputs, width): (usize, usize),
     sink: &GradientSink,
 ) -> Result<()> {
-    let adapters: Vec<&LowRank> = linears.iter().filter_map(|l| l.lora.as_ref()).filter(|l| learns_low_rank(l)).collect();
+    let adapters: Vec<&LowRank> =
+        linears.iter().filter_map(|l| l.lora.as_ref()).filter(|l| learns_low_rank(l)).collect();
     if adapters.is_empty() {
         return Ok(());
     }

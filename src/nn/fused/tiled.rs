@@ -290,10 +290,16 @@ impl Layer {
                     for column in columns.step_by(SIDE) {
                         let one = column..column + 1;
                         let of = |panel: usize| -> Range<usize> { panel * SIDE * SIDE..(panel + 1) * SIDE * SIDE };
-                        gate.weight.blocks(registers, input, one.clone(), gate.bias.as_deref(), &mut |panel, _, block| {
-                            self.activation.apply(block);
-                            gates[of(panel)].copy_from_slice(block);
-                        });
+                        gate.weight.blocks(
+                            registers,
+                            input,
+                            one.clone(),
+                            gate.bias.as_deref(),
+                            &mut |panel, _, block| {
+                                self.activation.apply(block);
+                                gates[of(panel)].copy_from_slice(block);
+                            },
+                        );
                         up.weight.blocks(registers, input, one, up.bias.as_deref(), &mut |panel, column, block| {
                             block.iter_mut().zip(&gates[of(panel)]).for_each(|(u, g)| *u *= g);
                             put(panel, column, block);

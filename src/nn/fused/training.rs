@@ -47,11 +47,12 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// `[tokens, hidden]` → the same; gradients by the layer's variables go to `sink`.
+    /// `[tokens, hidden]` → the same; gradients by the layer's variables go to `sink`. With `again` the input alone is kept, and
+    /// the layer is run again in the backward pass.
     ///
     /// # Errors
     /// Where the shapes do not fit.
-    pub fn forward(self, x: &Tensor, cu_seqlens: &Arc<Vec<usize>>, sink: &GradientSink) -> Result<Tensor> {
+    pub fn forward(self, x: &Tensor, cu_seqlens: &Arc<Vec<usize>>, sink: &GradientSink, again: bool) -> Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         for norm in &self.norms {
             if norm.weight.dims() != [hidden] || norm.bias.dims() != [hidden] {
@@ -63,7 +64,7 @@ impl Layer {
         // A variable among the operands, so that the op is differentiated where `x` depends on none.
         let anchor = Var::zeros((), DType::F32, x.device())?;
         let kept = Mutex::new(None);
-        x.contiguous()?.apply_op2(&anchor, Run { layer: self, attention, sink: sink.clone(), kept })
+        x.contiguous()?.apply_op2(&anchor, Run { layer: self, attention, sink: sink.clone(), again, kept })
     }
 }
 
@@ -84,6 +85,7 @@ struct Run {
     layer: Layer,
     attention: Attention,
     sink: GradientSink,
+    again: bool,
     kept: Mutex<Option<Kept>>,
 }
 
@@ -222,16 +224,19 @@ impl CustomOp2 for Run {
 
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         let (out, kept) = self.compute(values(NAME, s1, l1)?, l1.shape().dims()[0])?;
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept).filter(|_| !self.again);
         Ok(output(out, l1.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, _: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            bail!("{NAME}: differentiated twice");
-        };
-        let _precision = precision::in_parts(precision::parts().min(BACKWARD_PARTS));
         let (tokens, wanted) = (x.dims2()?.0, x.track_op());
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = match kept {
+            None if self.again => Some(with_values(NAME, [x], |[xs]| Ok(self.compute(xs, tokens)?.1))?),
+            kept => kept,
+        };
+        let Some(kept) = kept else { bail!("{NAME}: differentiated twice") };
+        let _precision = precision::in_parts(precision::parts().min(BACKWARD_PARTS));
         with_values(NAME, [x, dout], |[xs, dy]| {
             let dx = self.gradient(xs, tokens, kept, dy, wanted)?;
             Ok((wanted.then(|| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?, None))

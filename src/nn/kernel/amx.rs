@@ -335,7 +335,8 @@ unsafe fn vector_product<const PARTS: usize>(
                         for (pair, b) in b.0.chunks_exact(16).enumerate() {
                             let b: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.as_ptr().cast()));
                             for (r, sum) in sums.iter_mut().enumerate() {
-                                let a: __m512bh = std::mem::transmute(_mm512_set1_epi32(a.0[16 * r + pair].cast_signed()));
+                                let a: __m512bh =
+                                    std::mem::transmute(_mm512_set1_epi32(a.0[16 * r + pair].cast_signed()));
                                 *sum = _mm512_dpbf16_ps(*sum, a, b);
                             }
                         }

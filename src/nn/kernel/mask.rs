@@ -31,6 +31,12 @@ impl Mask {
         Self { seed: mix(seed), threshold: (f64::from(p) * (1u64 << 32) as f64) as u32, scale: 1.0 / (1.0 - p) }
     }
 
+    /// Seed, the draw (of 2³²) below which a value is dropped, and 1/(1 − p): what a GPU draws the same mask from.
+    #[cfg(feature = "cuda")]
+    pub fn parts(self) -> (u64, u32, f32) {
+        (self.seed, self.threshold, self.scale)
+    }
+
     /// Other draws of the same probability: one mask a head.
     pub fn stream(self, index: usize) -> Self {
         Self { seed: mix(self.seed ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)), ..self }

@@ -253,10 +253,7 @@ mod tiled {
             (out, stride): (&mut [f32], usize),
             start: Start<'_>,
         ) {
-            assert!(
-                lines.rows == 0 || out.len() >= (lines.rows - 1) * stride + self.columns,
-                "result of another size"
-            );
+            assert!(lines.rows == 0 || out.len() >= (lines.rows - 1) * stride + self.columns, "result of another size");
             for column in (0..self.columns).step_by(SIDE) {
                 self.panels::<PARTS>(lines, column, from, |panel, a, b, next| {
                     let row = panel * SIDE;

@@ -51,7 +51,8 @@ pub unsafe fn split<const PARTS: usize>(
                 let (mut a, mut b) = (_mm512_mul_ps(a, factor), _mm512_mul_ps(b, factor));
                 for (part, vectors) in vectors.iter_mut().enumerate() {
                     let (high_a, high_b) = (round(a), round(b));
-                    let pairs = if x.is_transposed() { interleaved(high_a, high_b) } else { neighbours(high_a, high_b) };
+                    let pairs =
+                        if x.is_transposed() { interleaved(high_a, high_b) } else { neighbours(high_a, high_b) };
                     if transposing {
                         vectors[i] = pairs;
                     } else {

@@ -93,7 +93,14 @@ unsafe fn run<const PARTS: usize>(
             let c = scores[(panel - from) * SIDE..].as_mut_ptr();
             // SAFETY: both have `deep` groups; the scores have 32 rows, `width` apart.
             unsafe {
-                registers.block_product::<PARTS>(query_tiles.as_ptr(), b, deep, (c, width), (zeros.as_ptr(), 0), b.cast());
+                registers.block_product::<PARTS>(
+                    query_tiles.as_ptr(),
+                    b,
+                    deep,
+                    (c, width),
+                    (zeros.as_ptr(), 0),
+                    b.cast(),
+                );
             }
         }
         let mut factors = [0f32; SIDE];
