@@ -68,7 +68,7 @@ fn tiles<const PARTS: usize>(blocks: usize) {
         let Some(registers) = Tiles::new(PARTS) else { return };
         // Not zeros: the processor slows down by what its units switch.
         let tile =
-            |seed| Tile(std::array::from_fn(|i| 0x3f80_bf80 ^ ((i as u32 * 2_654_435_761 ^ seed) & 0x807f_007f)));
+            |seed| Tile(std::array::from_fn(|i| 0x3f80_bf80 ^ (((i as u32 * 2_654_435_761) ^ seed) & 0x807f_007f)));
         let steps = 8 / PARTS;
         let a: Vec<Tile> = (0..steps * group(PARTS)).map(|i| tile(i as u32)).collect();
         let b: Vec<Tile> = (0..steps * group(PARTS)).map(|i| tile(77 + i as u32)).collect();
