@@ -50,7 +50,7 @@ mod tiled {
 
     static ZEROS: [f32; SIDE] = [0.0; SIDE];
 
-    /// Steps of the inner dimension that are split and multiplied at a time: so many that [`LEFT_ROWS`] rows of them stay in
+    /// Steps of the inner dimension that are split and multiplied at a time: so many that 256 rows of them stay in
     /// the second-level cache.
     pub const fn steps_at_once(parts: usize) -> usize {
         48 / parts
@@ -375,7 +375,7 @@ mod tiled {
         tiles
     }
 
-    /// Calls `f(first, count)` on blocks of rows, in parallel: of [`LEFT_ROWS`] at the most, and two a thread at least, so that a
+    /// Calls `f(first, count)` on blocks of rows, in parallel: of 256 at the most, and two a thread at least, so that a
     /// thread that is held up holds up little.
     pub fn over_blocks(rows: usize, f: impl Fn(usize, usize) + Sync + Send) {
         let share = rows.div_ceil(2 * parallel::threads()).next_multiple_of(SIDE).max(2 * SIDE);
