@@ -77,14 +77,7 @@ fn tiles<const PARTS: usize>(blocks: usize) {
             let (from, to) = (c.as_ptr(), c.as_mut_ptr());
             // SAFETY: `steps` groups each, 32 x 32 values.
             unsafe {
-                registers.block_product::<PARTS>(
-                    a.as_ptr(),
-                    b.as_ptr(),
-                    steps,
-                    (to, SIDE),
-                    (from, SIDE),
-                    a.as_ptr().cast(),
-                )
+                registers.block_product(a.as_ptr(), b.as_ptr(), steps, (to, SIDE), (from, SIDE), a.as_ptr().cast())
             };
         }
         black_box(c);
@@ -94,12 +87,25 @@ fn tiles<const PARTS: usize>(blocks: usize) {
 fn peak(c: &mut Criterion) {
     let mut group = c.benchmark_group("peak");
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    if embeval::nn::kernel::amx::available() {
+    {
+        use embeval::nn::kernel::amx::{WHOLE, available, layout};
         let flop = |steps: usize| Throughput::Elements((2 * 32 * 32 * 32 * steps * 1000 * parallel::threads()) as u64);
-        group.throughput(flop(8 / 3));
-        group.bench_function("tiles, f32 in three parts", |b| b.iter(|| tiles::<3>(1000)));
-        group.throughput(flop(8));
-        group.bench_function("tiles, bf16", |b| b.iter(|| tiles::<1>(1000)));
+        let unit = if available() { "matrix unit" } else { "AVX-512" };
+        match layout(precision::F32) {
+            Some(WHOLE) => {
+                group.throughput(flop(8 / WHOLE));
+                group.bench_function(format!("{unit}, f32"), |b| b.iter(|| tiles::<WHOLE>(1000)));
+            }
+            Some(_) => {
+                group.throughput(flop(8 / 3));
+                group.bench_function(format!("{unit}, f32 in three parts"), |b| b.iter(|| tiles::<3>(1000)));
+            }
+            None => {}
+        }
+        if layout(precision::BF16).is_some() {
+            group.throughput(flop(8));
+            group.bench_function(format!("{unit}, bf16"), |b| b.iter(|| tiles::<1>(1000)));
+        }
     }
     let n = 1024;
     let (x, y, mut out) = (values(n * n, 1), values(n * n, 2), vec![0f32; n * n]);

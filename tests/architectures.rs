@@ -18,7 +18,7 @@ use embeval::train;
 use embeval::train::batches::{Draw, Source};
 use embeval::train::groups::Groups;
 use embeval::train::optimizer::AdamW;
-use embeval::train::run::{AdapterSettings, Objective, Output, Run, Settings};
+use embeval::train::run::{AdapterSettings, Objective, Output, Precision, Run, Settings};
 use embeval::train::sampler::SamplerSettings;
 use embeval::train::schedule::Shape;
 use serde_json::{Value, json};
@@ -294,7 +294,7 @@ fn settings(golden: &Value, adapter: Option<Vec<String>>) -> Settings {
         accumulate: 1,
         grad_cache: None,
         checkpointing: false,
-        bf16: false,
+        precision: Precision::High,
         lr: 1e-3,
         schedule: Shape::Linear,
         warmup: 2.0,

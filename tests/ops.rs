@@ -252,7 +252,7 @@ fn rotated_scores_depend_on_distance_alone() {
 /// Fewer heads of keys, windows, a bias by distance, a scale of its own, and all of it at once.
 #[test]
 fn every_way_to_attend_equals_composed() {
-    let lengths = PackedBatch::new(&[0usize, 1, 7, 16, 17, 40, 61].map(|n| vec![0u32; n]));
+    let lengths = PackedBatch::new(&[0usize, 1, 7, 16, 17, 40, 61, 101].map(|n| vec![0u32; n]));
     let tokens = lengths.tokens();
     let dropout = TokenDropout::new(0.3, 5, &token_places(&lengths.cu_seqlens, 0)).unwrap();
     let plain = Heads { count: 4, ..Heads::default() };
@@ -271,7 +271,7 @@ fn every_way_to_attend_equals_composed() {
         for way in &ways {
             let kv = way.key_values();
             let qkv = var(&[tokens, (4 + 2 * kv) * depth], 1, 1.5);
-            let bias = var(&[4, 2 * 64 - 1], 2, 1.0);
+            let bias = var(&[4, 2 * 104 - 1], 2, 1.0);
             let part = |from: usize, heads: usize| qkv.narrow(1, from * depth, heads * depth)?.contiguous();
             let bounds = &lengths.cu_seqlens;
             let name = format!("{way:?} of {depth}");
@@ -293,9 +293,45 @@ fn every_way_to_attend_equals_composed() {
         }
     }
     let qkv = var(&[tokens, 12 * 8], 1, 1.0);
-    let short = var(&[4, 2 * 60 - 1], 2, 1.0);
+    let short = var(&[4, 2 * 100 - 1], 2, 1.0);
     let error = attention::joint_attention(&qkv, &lengths.cu_seqlens, 4, Some(&short)).unwrap_err().to_string();
-    assert!(error.contains("61 tokens"), "{error}");
+    assert!(error.contains("101 tokens"), "{error}");
+}
+
+/// Sequences of more keys than are taken at a time.
+#[test]
+fn long_sequences_in_every_way_equal_composed() {
+    let lengths = PackedBatch::new(&[900usize, 1, 790].map(|n| vec![0u32; n]));
+    let (tokens, bounds) = (lengths.tokens(), &lengths.cu_seqlens);
+    let dropout = TokenDropout::new(0.3, 5, &token_places(bounds, 0)).unwrap();
+    let plain = Heads { count: 2, ..Heads::default() };
+    let ways = [
+        Heads { dropout, ..plain.clone() },
+        Heads { causal: true, key_values: 1, ..plain.clone() },
+        Heads { window: Some(20), ..plain.clone() },
+        Heads { window: Some(780), causal: true, ..plain },
+    ];
+    for way in ways {
+        let kv = way.key_values();
+        let qkv = var(&[tokens, (2 + 2 * kv) * 16], 1, 1.5);
+        let bias = var(&[2, 2 * 900 - 1], 2, 1.0);
+        let part = |from: usize, heads: usize| qkv.narrow(1, from * 16, heads * 16)?.contiguous();
+        compare(
+            &format!("{way:?}"),
+            &[&qkv, &bias],
+            || attention::joint_attention(&qkv, bounds, way.clone(), Some(bias.as_tensor())),
+            || {
+                composed::attention(
+                    &part(0, 2)?,
+                    &part(2, kv)?,
+                    &part(2 + kv, kv)?,
+                    bounds,
+                    way.clone(),
+                    Some(bias.as_tensor()),
+                )
+            },
+        );
+    }
 }
 
 #[test]

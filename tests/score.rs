@@ -188,6 +188,32 @@ fn the_cache_changes_no_score_and_may_be_out_of_order() {
 }
 
 #[test]
+fn clusterings_are_embedded_in_f32_whatever_the_precision() {
+    let place = Place::new();
+    let tasks = text(&root().join("tasks/everyday"));
+    let run = |dtype: &str, cache: &str| {
+        let model = bert();
+        let args =
+            ["-q", "score", &model, "--tasks", &tasks, "--limit", "200", "--dtype", dtype, "--cache-size", cache];
+        let board = place.json(&args);
+        let main = |name: &str| {
+            let task = board["tasks"].as_array().unwrap().iter().find(|task| task["name"] == name).unwrap();
+            task["main_score"].as_f64().unwrap()
+        };
+        ([main("EverydayHeadlineClustering"), main("EverydaySTS")], board["notes"].to_string())
+    };
+    let (exact, silent) = run("f32", "0");
+    assert!(!silent.contains("clusterings"), "{silent}");
+    // With nothing kept, with a cache that is filled, and from it.
+    for cache in ["0", "1GB", "1GB"] {
+        let (rounded, told) = run("bf16", cache);
+        assert_eq!(rounded[0], exact[0], "{cache}");
+        assert!(rounded[1] != exact[1] && (rounded[1] - exact[1]).abs() < 0.02, "{rounded:?} {exact:?}");
+        assert!(told.contains("clusterings are embedded in f32"), "{told}");
+    }
+}
+
+#[test]
 fn one_task_that_fails_loses_nothing_of_the_others() {
     let place = Place::new();
     place.tasks();

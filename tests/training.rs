@@ -17,7 +17,7 @@ use embeval::train::best::Rule;
 use embeval::train::checkpoint;
 use embeval::train::groups::Groups;
 use embeval::train::optimizer::AdamW;
-use embeval::train::run::{AdapterSettings, Objective, Output, Run, Settings, run};
+use embeval::train::run::{AdapterSettings, Objective, Output, Precision, Run, Settings, run};
 use embeval::train::sampler::SamplerSettings;
 use embeval::train::schedule::Shape;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fn settings() -> Settings {
         accumulate: 1,
         grad_cache: None,
         checkpointing: false,
-        bf16: false,
+        precision: Precision::High,
         lr: 1e-3,
         schedule: Shape::Linear,
         warmup: 2.0,
@@ -179,7 +179,7 @@ fn training_on_a_gpu_follows_pytorch_and_the_cpu() {
     let full = golden("training.json");
     let (output, embedder) = follow_there(&full, &settings(), None);
     compare(&full, &output, &embedder);
-    let (half, embedder) = follow_there(&full, &Settings { bf16: true, ..settings() }, None);
+    let (half, embedder) = follow_there(&full, &Settings { precision: Precision::Bf16, ..settings() }, None);
     assert!(embedder.vars().values().all(|v| v.dtype() == candle_core::DType::F32));
     for (a, b) in half.losses.iter().zip(&output.losses) {
         assert!((a - b).abs() < 0.05 * b.abs().max(0.5), "{a} {b}");
@@ -460,7 +460,7 @@ fn the_best_checkpoint_is_kept_and_patience_ends_a_run() {
 fn bf16_follows_f32_and_keeps_its_weights_in_f32() {
     let plain = Settings { max_steps: Some(6), ..settings() };
     let (a, _) = train_in(None, &plain);
-    let (b, embedder) = train_in(None, &Settings { bf16: true, ..plain });
+    let (b, embedder) = train_in(None, &Settings { precision: Precision::Bf16, ..plain });
     assert!(embedder.vars().values().all(|v| v.dtype() == candle_core::DType::F32));
     for (a, b) in a.losses.iter().zip(&b.losses) {
         assert!((a - b).abs() < 0.05 * a.abs().max(0.5), "{a} {b}");

@@ -37,7 +37,7 @@ logging.disable(logging.WARNING)
 TYPES = {
     "Classification": (abstasks.AbsTaskClassification, {"text": "text", "label": "label"}, {}),
     "MultilabelClassification": (abstasks.AbsTaskMultilabelClassification, {"text": "text", "labels": "label"}, {}),
-    "Clustering": (abstasks.AbsTaskClustering, {"sentences": "sentences", "labels": "labels"}, {"max_documents": "max_document_to_embed"}),
+    "Clustering": (abstasks.AbsTaskClustering, {"sentences": "sentences", "labels": "labels"}, {"max_documents": "max_document_to_embed", "bootstrap_size": "max_documents_per_cluster", "batch_size": "k_mean_batch_size"}),
     "Sets": (abstasks.AbsTaskClusteringLegacy, {"sentences": "sentences", "labels": "labels"}, {}),
     "STS": (abstasks.AbsTaskSTS, {"sentence1": "sentence1", "sentence2": "sentence2", "score": "score"}, {"min_score": "min_score", "max_score": "max_score"}),
     "PairClassification": (abstasks.AbsTaskPairClassification, {c: c for c in ("sentence1", "sentence2", "labels")}, {}),

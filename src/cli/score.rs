@@ -19,7 +19,7 @@ use crate::task::evaluate::{Evaluation, TextEncoder, evaluate, protocol_seeds};
 use crate::task::load::TaskData;
 use crate::task::protocol::{Protocol, Similarity};
 use crate::task::select::Selection;
-use crate::task::spec::{Source, Split, TaskSpec};
+use crate::task::spec::{Source, Split, TaskSpec, TaskType};
 use scoreboard::{Scoreboard, Scores};
 
 /// Arguments of `score`.
@@ -67,7 +67,7 @@ pub struct Args {
     #[arg(long, default_value = "auto")]
     device: String,
     /// Precision (default: bf16 on a GPU, f32 on the CPU): `bf16` rounds the operands of products, with sums in f32; on a GPU weights and
-    /// activations, too.
+    /// activations, too. On the CPU clusterings are embedded in f32 all the same: k-means tells the rounding.
     #[arg(long, value_enum, conflicts_with = "embeddings")]
     dtype: Option<inputs::Precision>,
     /// Most rows of a split (queries, of a retrieval).
@@ -175,6 +175,10 @@ pub fn run(args: &Args, quiet: bool) -> anyhow::Result<()> {
                 encoder.truncated.get(),
                 files.max_seq_length
             ));
+        }
+        let clusters = selection.tasks.iter().any(|task| task.kind == TaskType::Clustering);
+        if clusters && args.dtype == Some(inputs::Precision::Bf16) && device.is_cpu() {
+            board.notes.push("clusterings are embedded in f32: k-means tells bf16's rounding".into());
         }
         board.notes.extend(encoder.unused_prompts());
         board.prompts = encoder.prompts.borrow().clone();

@@ -8,7 +8,7 @@ use crate::model::Embedder;
 use crate::nn::kernel::precision;
 
 /// Raised whenever the encoder's arithmetic changes.
-const VERSION: &str = "embeval embeddings 2";
+const VERSION: &str = "embeval embeddings 3";
 
 /// The hash that cached embeddings are kept under: [`content`], and what decides the last bits of a result: the kind of device, the
 /// instruction set and the precision of products.
@@ -16,6 +16,11 @@ const VERSION: &str = "embeval embeddings 2";
 /// # Errors
 /// Where a tensor cannot be read.
 pub fn identity(embedder: &Embedder) -> candle_core::Result<Identity> {
+    Ok(identity_of(embedder, &content(embedder)?))
+}
+
+/// As [`identity`], of a model whose [`content`] is known.
+pub fn identity_of(embedder: &Embedder, content: &[u8; 32]) -> Identity {
     let mut parts = Parts(Sha256::new());
     parts.add(VERSION.as_bytes());
     let kind = match (embedder.device().is_cpu(), embedder.half()) {
@@ -26,8 +31,8 @@ pub fn identity(embedder: &Embedder) -> candle_core::Result<Identity> {
     parts.add(kind.as_bytes());
     parts.add(crate::nn::instructions().as_bytes());
     parts.add(&[precision::parts() as u8]);
-    parts.add(&content(embedder)?);
-    Ok(Identity(parts.0.finalize().into()))
+    parts.add(content);
+    Identity(parts.0.finalize().into())
 }
 
 /// The hash of a model's content: weights, adapter, config, pooling, tokenizer and maximal length.

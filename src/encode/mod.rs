@@ -116,6 +116,16 @@ pub fn encode(
     Ok(Encoded { embeddings: distinct.select(&slots), tokens, truncated })
 }
 
+/// Whether this thread's products of the model have operands of `bf16` on the CPU, where one call can be in `f32` all the same.
+pub fn is_rounded(embedder: &Embedder) -> bool {
+    embedder.device().is_cpu() && precision::is_bf16()
+}
+
+/// This thread's products are in `f32` until what is given goes.
+pub fn in_f32() -> precision::Scope {
+    precision::scope(false)
+}
+
 /// Runs `f` where every parallel operation stays on this thread.
 fn one_thread<T: Send>(f: impl FnOnce() -> Result<T, ModelError> + Send) -> Result<T, ModelError> {
     let pool = rayon::ThreadPoolBuilder::new()

@@ -342,7 +342,11 @@ fn later_settings(c: &crate::config::Config) -> Vec<(&'static str, String)> {
         t.grad_cache.map(|chunk| ("train.grad_cache", chunk.to_string())),
         usual(!t.checkpointing, "train.checkpointing", "true".into()),
         t.patience.map(|patience| ("train.patience", patience.to_string())),
-        usual(c.run.dtype != Dtype::Bf16, "run.dtype", "bf16".into()),
+        match c.run.dtype {
+            Dtype::Auto => None,
+            Dtype::F32 => Some(("run.dtype", "f32".to_string())),
+            Dtype::Bf16 => Some(("run.dtype", "bf16".to_string())),
+        },
     ]
     .into_iter()
     .flatten()

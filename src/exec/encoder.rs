@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::data::matrix::Matrix;
 use crate::encode::cache::{CacheSettings, EmbeddingCache};
-use crate::encode::{encode, identity};
+use crate::encode::{encode, identity, in_f32, is_rounded};
 use crate::model::prompts::{self, Prompts};
 use crate::model::{Embedder, ModelError};
 use crate::task::evaluate::{EncodeError, Part, Side, TextEncoder};
@@ -50,13 +50,24 @@ impl PromptRules {
     }
 }
 
+/// What is remembered of one precision.
+#[derive(Default)]
+struct Kept {
+    /// On the disk.
+    cache: Option<EmbeddingCache>,
+    /// By prompt and text.
+    embeddings: RefCell<HashMap<(String, String), Vec<f32>>>,
+}
+
 /// An embedder that remembers what it encoded.
+///
+/// Clusterings are embedded in `f32` where products are in `bf16` on the CPU: k-means moves by more than anybody means by a score when
+/// embeddings move by a rounding of `bf16` (reports/EXPERIMENTS.md), and other tasks do not.
 pub struct ModelEncoder<'a> {
     embedder: &'a Embedder,
     progress: &'a (dyn Fn(usize, usize) + Sync),
     rules: PromptRules,
-    cache: Option<EmbeddingCache>,
-    kept: RefCell<HashMap<(String, String), Vec<f32>>>,
+    kept: [Kept; 2],
     /// Values of an embedding that tasks see, the first ones.
     dim: Cell<Option<usize>>,
     /// Tokens that went through the model.
@@ -74,8 +85,7 @@ impl<'a> ModelEncoder<'a> {
             embedder,
             progress,
             rules: PromptRules::default(),
-            cache: None,
-            kept: RefCell::default(),
+            kept: Default::default(),
             dim: Cell::new(embedder.files().layout.truncate_dim),
             tokens: Cell::new(0),
             truncated: Cell::new(0),
@@ -115,19 +125,29 @@ impl<'a> ModelEncoder<'a> {
             return self;
         }
         let dim = self.embedder.files().embedding_size();
-        let opened = identity::identity(self.embedder)
-            .map_err(|e| e.to_string())
-            .and_then(|identity| EmbeddingCache::open(settings, &identity, dim).map_err(|e| e.to_string()));
-        match opened {
-            Ok(cache) => self.cache = Some(cache),
-            Err(e) => tracing::warn!("no embedding cache: {e}"),
+        let content = match identity::content(self.embedder) {
+            Ok(content) => content,
+            Err(e) => {
+                tracing::warn!("no embedding cache: {e}");
+                return self;
+            }
+        };
+        let precisions = if is_rounded(self.embedder) { 2 } else { 1 };
+        for (exact, kept) in [false, true].into_iter().zip(&mut self.kept).take(precisions) {
+            let _precision = exact.then(in_f32);
+            let identity = identity::identity_of(self.embedder, &content);
+            match EmbeddingCache::open(settings, &identity, dim) {
+                Ok(cache) => kept.cache = Some(cache),
+                Err(e) => tracing::warn!("no embedding cache: {e}"),
+            }
         }
         self
     }
 
     /// Embeddings found in the cache and not found.
     pub fn cache_hits(&self) -> (u64, u64) {
-        self.cache.as_ref().map_or((0, 0), |cache| (cache.stats().hits, cache.stats().misses))
+        let caches = self.kept.iter().filter_map(|kept| kept.cache.as_ref());
+        caches.map(EmbeddingCache::stats).fold((0, 0), |(hits, misses), all| (hits + all.hits, misses + all.misses))
     }
 
     /// A warning where the model has prompts and none was used.
@@ -171,8 +191,8 @@ impl<'a> ModelEncoder<'a> {
         Ok(out)
     }
 
-    fn with_prompt(&self, texts: &[&str], prompt: &str, streamed: bool) -> Result<Matrix, EncodeError> {
-        if let Some(cache) = &self.cache {
+    fn with_prompt(&self, kept: &Kept, texts: &[&str], prompt: &str, streamed: bool) -> Result<Matrix, EncodeError> {
+        if let Some(cache) = &kept.cache {
             return self.through_cache(cache, texts, prompt);
         }
         if streamed {
@@ -181,12 +201,12 @@ impl<'a> ModelEncoder<'a> {
         let dim = self.embedder.files().embedding_size();
         let key = |text: &str| (prompt.to_string(), text.to_string());
         let missing: Vec<&str> = {
-            let kept = self.kept.borrow();
+            let kept = kept.embeddings.borrow();
             texts.iter().copied().filter(|text| !kept.contains_key(&key(text))).collect()
         };
         if !missing.is_empty() {
             let encoded = self.encode_bare(&missing, prompt)?;
-            let mut kept = self.kept.borrow_mut();
+            let mut kept = kept.embeddings.borrow_mut();
             if (kept.len() + missing.len()) * dim > KEPT_VALUES {
                 kept.clear();
                 // What this call needs may have been among them.
@@ -199,7 +219,7 @@ impl<'a> ModelEncoder<'a> {
                 kept.insert(key(text), encoded.row(i).to_vec());
             }
         }
-        let kept = self.kept.borrow();
+        let kept = kept.embeddings.borrow();
         let mut out = Matrix::zeros(texts.len(), dim);
         for (i, text) in texts.iter().enumerate() {
             if let Some(row) = kept.get(&key(text)) {
@@ -222,6 +242,9 @@ impl TextEncoder for ModelEncoder<'_> {
             let side = part.side.map_or("all", |side| if side == Side::Query { "query" } else { "document" });
             self.prompts.borrow_mut().entry(task.name.clone()).or_default().insert(side, prompt.clone());
         }
+        let exact = is_rounded(self.embedder) && task.kind == Clustering;
+        let _precision = exact.then(in_f32);
+        let kept = &self.kept[usize::from(exact)];
         // Parts with one prompt go through the model together: fuller batches.
         let mut out: Vec<Matrix> = vec![Matrix::default(); parts.len()];
         let mut done = vec![false; parts.len()];
@@ -232,7 +255,7 @@ impl TextEncoder for ModelEncoder<'_> {
             let same: Vec<usize> = (first..parts.len()).filter(|&i| prompts[i] == prompts[first]).collect();
             let texts: Vec<&str> = same.iter().flat_map(|&i| parts[i].texts.iter().copied()).collect();
             let streamed = same.iter().any(|&i| parts[i].streamed);
-            let all = self.with_prompt(&texts, &prompts[first], streamed)?;
+            let all = self.with_prompt(kept, &texts, &prompts[first], streamed)?;
             let mut start = 0;
             for i in same {
                 let rows: Vec<usize> = (start..start + parts[i].texts.len()).collect();

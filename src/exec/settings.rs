@@ -22,7 +22,7 @@ use crate::train::batches::{Draw, Source};
 use crate::train::best::Rule;
 use crate::train::groups::{self, Group, Groups};
 use crate::train::optimizer::AdamW;
-use crate::train::run::{self, AdapterSettings};
+use crate::train::run::{self, AdapterSettings, Precision};
 use crate::train::schedule::Shape;
 
 /// The base that the config makes from nothing; its vocabulary is learnt from the training texts, whatever a trial's seed.
@@ -104,7 +104,11 @@ pub fn training(config: &Config, base: &ModelFiles, train: &[Source]) -> Setting
         accumulate: t.accumulate,
         grad_cache: t.grad_cache,
         checkpointing: t.checkpointing,
-        bf16: config.run.dtype == schema::Dtype::Bf16,
+        precision: match config.run.dtype {
+            schema::Dtype::Auto => Precision::High,
+            schema::Dtype::F32 => Precision::F32,
+            schema::Dtype::Bf16 => Precision::Bf16,
+        },
         lr: t.lr,
         schedule: match t.schedule {
             Schedule::Linear => Shape::Linear,

@@ -1,11 +1,12 @@
 //! Tensors of a checkpoint: safetensors (one file or shards) and PyTorch's pickles in, safetensors out. Half precision stays as it is in
 //! memory, and becomes `f32` where it is used; what is written is `f32`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, TensorView, View};
 
 use super::ModelError;
 use crate::data::atomic;
@@ -175,21 +176,8 @@ fn check_finite(path: &Path, weights: &Weights) -> Result<(), ModelError> {
 /// # Errors
 /// The operating system's.
 pub fn write(path: &Path, weights: &Weights) -> Result<(), ModelError> {
-    let mut data: Vec<(&String, Vec<usize>, Vec<u8>)> = Vec::with_capacity(weights.len());
-    for (name, tensor) in weights {
-        let values = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;
-        let mut bytes = Vec::with_capacity(values.len() * 4);
-        values.iter().for_each(|v| bytes.extend_from_slice(&v.to_le_bytes()));
-        data.push((name, tensor.dims().to_vec(), bytes));
-    }
-    let fail = |e: safetensors::SafeTensorError| ModelError::file(path, format!("cannot be written: {e}"));
-    let mut views = Vec::with_capacity(data.len());
-    for (name, shape, bytes) in &data {
-        views.push((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(fail)?));
-    }
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(fail)?;
-    atomic::write(path, &bytes).map_err(|e| ModelError::io(path, e))
+    let tensors = weights.iter().map(|(name, tensor)| (name.as_str(), tensor, DType::F32)).collect();
+    stream(path, tensors, Some(serde_json::json!({"format": "pt"})))
 }
 
 /// Writes tensors of any type as one safetensors file, whole or not at all.
@@ -197,9 +185,44 @@ pub fn write(path: &Path, weights: &Weights) -> Result<(), ModelError> {
 /// # Errors
 /// The operating system's.
 pub fn write_any(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), ModelError> {
-    let bytes =
-        safetensors::serialize(tensors, None).map_err(|e| ModelError::file(path, format!("cannot be written: {e}")))?;
-    atomic::write(path, &bytes).map_err(|e| ModelError::io(path, e))
+    stream(path, tensors.iter().map(|(name, tensor)| (name.as_str(), tensor, tensor.dtype())).collect(), None)
+}
+
+/// Writes name, tensor and its type in the file, one tensor after the other, so that no more than one is copied at a time. As the safetensors
+/// crate's `serialize`, byte for byte; its own `serialize_to_file` makes files that their owner alone may read.
+fn stream(
+    path: &Path,
+    mut tensors: Vec<(&str, &Tensor, DType)>,
+    metadata: Option<serde_json::Value>,
+) -> Result<(), ModelError> {
+    tensors.sort_by(|a, b| Dtype::from(b.2).cmp(&Dtype::from(a.2)).then(a.0.cmp(b.0)));
+    let fail = |e: serde_json::Error| ModelError::file(path, format!("cannot be written: {e}"));
+    let mut parts = Vec::with_capacity(tensors.len() + 1);
+    if let Some(metadata) = metadata {
+        parts.push(format!("\"__metadata__\":{metadata}"));
+    }
+    let mut end = 0;
+    for (name, tensor, dtype) in &tensors {
+        let start = end;
+        end += tensor.elem_count() * dtype.size_in_bytes();
+        let name = serde_json::to_string(name).map_err(fail)?;
+        let info = TensorInfo { dtype: Dtype::from(*dtype), shape: tensor.dims().to_vec(), data_offsets: (start, end) };
+        parts.push(format!("{name}:{}", serde_json::to_string(&info).map_err(fail)?));
+    }
+    let mut header = format!("{{{}}}", parts.join(",")).into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    atomic::write_with(path, |file| {
+        let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (_, tensor, dtype) in &tensors {
+            let values =
+                tensor.to_dtype(*dtype).and_then(|t| t.to_device(&Device::Cpu)).map_err(std::io::Error::other)?;
+            file.write_all(&values.data())?;
+        }
+        file.flush()
+    })
+    .map_err(|e| ModelError::io(path, e))
 }
 
 /// Brings a checkpoint's names to those of the bare encoder, by the word table's name there: strips what stands before it (`bert.`, `model.` …),
@@ -219,4 +242,41 @@ pub fn canonical(weights: Weights, word_table: &str) -> Weights {
             Some((name, tensor))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_those_of_the_safetensors_crate() {
+        let folder = tempfile::tempdir().unwrap();
+        let tensor = |shape: (usize, usize), dtype| {
+            Tensor::arange(0f32, (shape.0 * shape.1) as f32, &Device::Cpu)
+                .unwrap()
+                .reshape(shape)
+                .unwrap()
+                .to_dtype(dtype)
+                .unwrap()
+        };
+        let tensors: BTreeMap<String, Tensor> = [
+            ("b.\"weight\"", tensor((3, 5), DType::F32)),
+            ("a", tensor((2, 2), DType::BF16)),
+            ("c", tensor((0, 4), DType::F32)),
+            ("d", tensor((2, 1), DType::I64)),
+            ("e", tensor((4, 3), DType::F32).t().unwrap()),
+        ]
+        .into_iter()
+        .map(|(name, tensor)| (name.to_string(), tensor))
+        .collect();
+        let path = folder.path().join("t.safetensors");
+        write_any(&path, &tensors).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), safetensors::serialize(&tensors, None).unwrap());
+        let floats: Weights = tensors.into_iter().filter(|(_, tensor)| tensor.dtype().is_float()).collect();
+        write(&path, &floats).unwrap();
+        let wide: Weights =
+            floats.iter().map(|(name, tensor)| (name.clone(), tensor.to_dtype(DType::F32).unwrap())).collect();
+        let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
+        assert_eq!(std::fs::read(&path).unwrap(), safetensors::serialize(&wide, Some(metadata)).unwrap());
+    }
 }

@@ -186,7 +186,8 @@ pub(super) fn with_slope(kind: Activation, x: &mut [f32], dy: &mut [f32]) {
 }
 
 multiversion! {
-    fn value_and_slope<A>(kind: Activation, x: &mut [f32], dy: &mut [f32]) {
+    /// `x = f(x)` and `dy = dy f'(x)`, on this thread.
+    pub(super) fn value_and_slope<A>(kind: Activation, x: &mut [f32], dy: &mut [f32]) {
         slopes!(kind, |f| for (d, x) in dy.iter_mut().zip(x) {
             let (value, slope) = f.at::<A>(*x);
             *x = value;

@@ -176,6 +176,7 @@ impl Packed {
     }
 
     /// The result, `[tokens, count depth]`, of queries, keys and values side by side, `width` values a token.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     pub(super) fn over(
         qkv: &[f32],
         cu_seqlens: &Arc<Vec<usize>>,
@@ -198,12 +199,12 @@ impl Packed {
         self.forward(self.parts(qkv), self.joint(), &[])
     }
 
-    /// The gradients by queries, keys and values, from the result and its gradient.
-    fn apart_backward(&self, qkv: [&[f32]; 3], results: [&[f32]; 2]) -> [Vec<f32>; 3] {
+    /// The gradients by queries, keys and values, from that by the result.
+    fn apart_backward(&self, qkv: [&[f32]; 3], dout: &[f32]) -> [Vec<f32>; 3] {
         // SAFETY: the units cover every token and every head.
         let mut gradients = qkv.map(|x| unsafe { unset(x.len()) });
         let targets = gradients.each_mut().map(|d| (Disjoint::new(d), 0));
-        self.backward(qkv, results, self.apart(), targets, &[], false);
+        self.backward(qkv, dout, self.apart(), targets, &[], false);
         gradients
     }
 
@@ -276,7 +277,7 @@ impl Packed {
         let shared = Disjoint::new(&mut out);
         let group = self.group();
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        let parts = super::kernel::precision::parts();
+        let layout = super::kernel::precision::layout();
         parallel::over(self.sequences() * count, |unit| {
             let (s, h) = (unit / count, unit % count);
             let [head, keys] = [self.head(s, h, rows.strides[0]), self.head(s, h / group, rows.strides[1])];
@@ -286,7 +287,7 @@ impl Packed {
                 unsafe { shared.range(to.offset + row * to.stride, to.depth) }.copy_from_slice(values);
             };
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            if head.n >= tile_attention::WORTH {
+            if let Some(parts) = layout.filter(|_| head.n >= tile_attention::WORTH) {
                 let run = |scratch: &mut tile_attention::Scratch| {
                     tile_attention::forward(parts, [q, k, v], head, keys, rule, scratch, &mut write)
                 };
@@ -304,7 +305,7 @@ impl Packed {
     fn backward(
         &self,
         [q, k, v]: [&[f32]; 3],
-        [out, dout]: [&[f32]; 2],
+        dout: &[f32],
         rows: Rows,
         targets: [(Disjoint<'_>, usize); 3],
         bias: &[f32],
@@ -312,6 +313,8 @@ impl Packed {
     ) -> Vec<f32> {
         let (group, key_values, hidden) = (self.group(), self.heads.key_values(), self.hidden());
         let columns = if bias_gradient { self.columns() } else { 0 };
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        let layout = super::kernel::precision::layout();
         // A sum for each sequence and head; added up in their order, so that the result does not depend on the threads.
         let mut sums = zeros(self.sequences() * self.heads.count * columns);
         let shared = Disjoint::new(&mut sums);
@@ -329,16 +332,26 @@ impl Packed {
                 })
                 .collect();
             let offsets: Vec<usize> = queries.iter().map(|query| query.head.offset).collect();
+            let mut write = |part, g: usize, row: usize, values: &[f32]| {
+                let (target, column) = targets[part as usize];
+                let start = match part {
+                    Part::Query => offsets[g] + row * rows.strides[0],
+                    Part::Key | Part::Value => keys.offset + row * rows.strides[1],
+                };
+                // SAFETY: rows and heads of different units do not overlap.
+                unsafe { target.range(column + start, self.depth) }.copy_from_slice(values);
+            };
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            if let Some(parts) = layout.filter(|_| keys.n >= tile_attention::WORTH_BACKWARD) {
+                let run = |scratch: &mut tile_attention::Scratch| {
+                    tile_attention::backward(parts, [q, k, v, dout], keys, &mut queries, scratch, &mut write)
+                };
+                if TILES.with_borrow_mut(run) {
+                    return;
+                }
+            }
             SCRATCH.with_borrow_mut(|scratch| {
-                kernel::backward(q, k, v, keys, &mut queries, out, dout, scratch, &mut |part, g, row, values| {
-                    let (target, column) = targets[part as usize];
-                    let start = match part {
-                        Part::Query => offsets[g] + row * rows.strides[0],
-                        Part::Key | Part::Value => keys.offset + row * rows.strides[1],
-                    };
-                    // SAFETY: rows and heads of different units do not overlap.
-                    unsafe { target.range(column + start, self.depth) }.copy_from_slice(values);
-                });
+                kernel::backward(q, k, v, keys, &mut queries, dout, scratch, &mut write);
             });
         });
         let mut total = zeros(self.heads.count * columns);
@@ -349,16 +362,12 @@ impl Packed {
     }
 
     /// The gradient by q, k and v side by side, and that by the bias if it is asked for.
-    pub(super) fn joint_backward(
-        &self,
-        [qkv, out, dout, bias]: [&[f32]; 4],
-        bias_gradient: bool,
-    ) -> (Vec<f32>, Vec<f32>) {
+    pub(super) fn joint_backward(&self, [qkv, dout, bias]: [&[f32]; 3], bias_gradient: bool) -> (Vec<f32>, Vec<f32>) {
         // SAFETY: the units cover every token and every head of all three.
         let mut gradient = unsafe { unset(qkv.len()) };
         let shared = Disjoint::new(&mut gradient);
         let targets = self.columns_of().map(|column| (shared, column));
-        let sums = self.backward(self.parts(qkv), [out, dout], self.joint(), targets, bias, bias_gradient);
+        let sums = self.backward(self.parts(qkv), dout, self.joint(), targets, bias, bias_gradient);
         (gradient, sums)
     }
 }
@@ -386,11 +395,11 @@ impl CustomOp3 for Packed {
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        out: &Tensor,
+        _out: &Tensor,
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        with_values(NAME, [q, k, v, out, dout], |[qs, ks, vs, outs, douts]| {
-            let [dq, dk, dv] = self.apart_backward([qs, ks, vs], [outs, douts]);
+        with_values(NAME, [q, k, v, dout], |[qs, ks, vs, douts]| {
+            let [dq, dk, dv] = self.apart_backward([qs, ks, vs], douts);
             let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
             Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
         })
@@ -407,9 +416,9 @@ impl CustomOp1 for Packed {
         Ok(output(self.forward(qkv, self.joint(), &[]), (layout.shape().dims()[0], self.hidden())))
     }
 
-    fn bwd(&self, qkv: &Tensor, out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
-        with_values(NAME, [qkv, out, dout], |[inputs, outs, douts]| {
-            let (gradient, _) = self.joint_backward([inputs, outs, douts, &[]], false);
+    fn bwd(&self, qkv: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<Option<Tensor>> {
+        with_values(NAME, [qkv, dout], |[inputs, douts]| {
+            let (gradient, _) = self.joint_backward([inputs, douts, &[]], false);
             Tensor::from_vec(gradient, qkv.shape(), qkv.device()).map(Some)
         })
     }
@@ -430,10 +439,10 @@ impl CustomOp2 for Packed {
         &self,
         qkv: &Tensor,
         bias: &Tensor,
-        out: &Tensor,
+        _out: &Tensor,
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        with_values(NAME, [qkv, out, dout, bias], |inputs| {
+        with_values(NAME, [qkv, dout, bias], |inputs| {
             let (gradient, sums) = self.joint_backward(inputs, bias.track_op());
             let dbias = if bias.track_op() { Some(Tensor::from_vec(sums, bias.shape(), bias.device())?) } else { None };
             Ok((Some(Tensor::from_vec(gradient, qkv.shape(), qkv.device())?), dbias))

@@ -38,7 +38,7 @@ pub struct Linear {
     norms: Arc<OnceLock<Tensor>>,
 }
 
-/// A frozen weight as the matrix unit reads it, made when first used.
+/// A frozen weight as products by blocks read it, made when first used.
 #[derive(Debug, Default)]
 struct Prepared {
     /// `Wᵀ`, for the forward pass.
@@ -88,7 +88,7 @@ impl Linear {
             }
         }
         let still = !weight.track_op();
-        // What the matrix unit reads would take more memory than was saved.
+        // What products by blocks read would take more memory than was saved.
         let prepared = (still && weight.dense().is_some()).then(Arc::default);
         Ok(Self { weight, bias, lora, magnitude: None, still, prepared, norms: Arc::default() })
     }
@@ -192,6 +192,20 @@ impl Linear {
     /// As there.
     pub(super) fn back(&self, dy: &[f32], rows: usize, sum: Option<Vec<f32>>) -> Result<Vec<f32>> {
         self.frozen(Activation::None).added_gradient(dy, rows, sum)
+    }
+
+    /// A frozen weight as products by blocks read it: `Wᵀ` for the forward pass, `W` for the backward pass; `None` where it is not kept.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub(super) fn kept(&self, forward: bool) -> Result<Option<&Packed>> {
+        let Some(all) = self.prepared.as_deref().filter(|_| self.is_frozen()) else { return Ok(None) };
+        let (outputs, inputs) = self.weight.shape()?;
+        self.weight.with_values(NAME, |values| {
+            let weight = Operand::new(values, outputs, inputs);
+            Ok(match forward {
+                true => prepared(all, &self.weight, |p| &p.forward, || Packed::new(weight.t())),
+                false => prepared(all, &self.weight, |p| &p.backward, || Packed::new(weight)),
+            })
+        })
     }
 
     /// `x Wᵀ + b` where one of them is trained.
@@ -356,6 +370,15 @@ pub(super) fn affine(
         prepared.multiply(&mut out, bias.map_or(Start::Zero, Start::Row), 1.0, x, &finish);
         return out;
     }
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if super::kernel::gemm::fills_tiles(inputs, outputs)
+        && let Some(packed) = Packed::brief(weight)
+    {
+        let finish = |rows: &mut [f32]| activation.apply(rows);
+        packed.multiply(&mut out, bias.map_or(Start::Zero, Start::Row), 1.0, x, &finish);
+        packed.let_go();
+        return out;
+    }
     multiply(&mut out, false, 1.0, x, weight);
     parallel::over_rows(&mut out, outputs, |_, rows| {
         if let Some(bias) = bias {
@@ -507,19 +530,32 @@ struct Frozen {
 /// many there are.
 const PREPARED_FROM: usize = 16;
 
+/// What is kept of a weight in this thread's precision, made if need be.
+fn prepared<'a>(
+    prepared: &'a Prepared,
+    weight: &Weight,
+    of: impl Fn(&'a Prepared) -> &'a ByParts,
+    make: impl FnOnce() -> Option<Packed>,
+) -> Option<&'a Packed> {
+    if weight.dense()?.dims().iter().any(|d| *d < PREPARED_FROM) {
+        return None;
+    }
+    // Not `get_or_init`: a thread that packs in parallel may be given another forward pass of this very layer meanwhile,
+    // which would wait for itself. Two threads may pack the same weight; one result is kept.
+    let cell = of(prepared).get(precision::parts() - 1)?;
+    if cell.get().is_none() {
+        let _ = cell.set(make());
+    }
+    cell.get()?.as_ref()
+}
+
 impl Frozen {
-    fn prepared(&self, of: impl Fn(&Prepared) -> &ByParts, make: impl FnOnce() -> Option<Packed>) -> Option<&Packed> {
-        let prepared = self.prepared.as_deref()?;
-        if self.weight.dense()?.dims().iter().any(|d| *d < PREPARED_FROM) {
-            return None;
-        }
-        // Not `get_or_init`: a thread that packs in parallel may be given another forward pass of this very layer meanwhile,
-        // which would wait for itself. Two threads may pack the same weight; one result is kept.
-        let cell = of(prepared).get(precision::parts() - 1)?;
-        if cell.get().is_none() {
-            let _ = cell.set(make());
-        }
-        cell.get()?.as_ref()
+    fn prepared<'a>(
+        &'a self,
+        of: impl Fn(&'a Prepared) -> &'a ByParts,
+        make: impl FnOnce() -> Option<Packed>,
+    ) -> Option<&'a Packed> {
+        prepared(self.prepared.as_deref()?, &self.weight, of, make)
     }
 
     fn run(&self, x: &[f32], rows: usize) -> Result<Vec<f32>> {

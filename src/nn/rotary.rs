@@ -148,6 +148,7 @@ impl QueryKey {
     ///
     /// # Errors
     /// As there.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     pub(super) fn apply(&self, qkv: &mut [f32], positions: &Arc<Vec<u32>>) -> Result<()> {
         let depth = self.rotary.depth;
         let width = (self.heads + 2 * self.key_values) * depth;

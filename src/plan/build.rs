@@ -197,7 +197,7 @@ impl Builder {
         if c.objective == Objective::Tsdae {
             parts.push(("tsdae", canonical_text(&c.tsdae)));
         }
-        if c.run.dtype == Dtype::Bf16 {
+        if c.run.dtype != Dtype::Auto {
             parts.push(("dtype", canonical_text(&c.run.dtype)));
         }
         if let LossKind::Gist { folder: Some(folder), .. } = &c.loss.kind {

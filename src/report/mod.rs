@@ -37,7 +37,8 @@ pub enum ReportError {
     },
 }
 
-/// Writes `README.md`, `index.html`, `tables/*.csv` and `plots/*.svg` and `.png` into `folder`. The same record gives the same bytes.
+/// Writes `README.md`, `index.html`, `tables/*.csv` and `plots/*.svg` and `.png` into `folder`. The same record gives the same bytes. What a
+/// process that was killed here has left goes.
 ///
 /// # Errors
 /// Where a file cannot be written or a plot cannot be drawn.
@@ -54,7 +55,11 @@ pub fn write(run: &RunRecord, folder: &Path) -> Result<(), ReportError> {
     }
     let page = html::page(run, &statistics, &scores, &html::Extra::default());
     save(&folder.join("index.html"), page.as_bytes())?;
-    save(&folder.join("README.md"), markdown::page(run, &statistics, &plots).as_bytes())
+    save(&folder.join("README.md"), markdown::page(run, &statistics, &plots).as_bytes())?;
+    for folder in [folder, &folder.join("plots"), &folder.join("tables")] {
+        crate::data::atomic::remove_abandoned(folder);
+    }
+    Ok(())
 }
 
 /// Writes the plots of training runs, `losses` and `dev-score`, into `folder`.

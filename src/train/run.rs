@@ -18,6 +18,7 @@ use super::trainer::Trainer;
 use crate::adapter::{Adapter, LoraSpec, Quantization};
 use crate::model::embedder::WeightBytes;
 use crate::model::{Embedder, ModelDropout, ModelFiles, names};
+use crate::nn::kernel::precision;
 use crate::objective::Criterion;
 use crate::objective::tsdae::Noise;
 
@@ -74,8 +75,8 @@ pub struct Settings {
     pub grad_cache: Option<usize>,
     /// Whether activations are computed again in the backward pass.
     pub checkpointing: bool,
-    /// Whether matrix products of training steps have operands of bfloat16.
-    pub bf16: bool,
+    /// Of the steps' matrix products.
+    pub precision: Precision,
     /// Highest learning rate.
     pub lr: f64,
     /// Shape of the schedule.
@@ -183,6 +184,29 @@ pub fn checkpoint_steps(save_every: Option<usize>, steps: usize) -> Vec<usize> {
         out.push(steps);
     }
     out
+}
+
+/// Precision of matrix products; sums are in `f32`. Without a matrix unit `High` is `F32`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// 24 significant bits.
+    F32,
+    /// Operands of 16 significant bits: the sum of two bfloat16 numbers, PyTorch's `high` (`torch.set_float32_matmul_precision`).
+    #[default]
+    High,
+    /// Operands of bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// Parts of bfloat16 that an operand is split into on a matrix unit.
+    pub fn parts(self) -> usize {
+        match self {
+            Self::F32 => precision::F32,
+            Self::High => precision::HIGH,
+            Self::Bf16 => precision::BF16,
+        }
+    }
 }
 
 /// The linear layers of a model, module → (outputs, inputs): those that an adapter can be put on.

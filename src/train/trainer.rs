@@ -420,7 +420,7 @@ impl<'a> Trainer<'a> {
         let settings = self.run.settings;
         let step = self.optimizer.steps();
         let (epoch, group) = (step / self.per_epoch, step % self.per_epoch);
-        let precision = precision::scope(settings.bf16);
+        let precision = precision::in_parts(settings.precision.parts());
         let mut loss_sum = 0f64;
         for (part, examples) in parts.iter().enumerate() {
             let place = ((epoch as u64) << 32) | (group * settings.accumulate + part) as u64;

@@ -279,7 +279,8 @@ pub struct SlurmSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
-    /// 32 bit in training; in encoding bfloat16 on a GPU, 32 bit elsewhere.
+    /// In training 16 significant bits on a CPU with a matrix unit (PyTorch's `high`), 32 bit elsewhere; in encoding bfloat16 on a GPU, 32
+    /// bit elsewhere.
     Auto,
     /// 32 bit.
     F32,

@@ -1,4 +1,4 @@
-//! An encoder's layers laid out for the matrix unit, for inference.
+//! An encoder's layers laid out as tiles, for inference.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,4 @@
-//! A transformer layer in three passes on the matrix unit, for inference: everything from one product's input to the next one's
+//! A transformer layer in three passes on tiles, for inference: everything from one product's input to the next one's
 //! is done on a block of rows while it is in the second-level cache, and nothing else is written out.
 //!
 //! 1. the norm before attention, queries, keys and values: by blocks of rows;
@@ -8,6 +8,8 @@
 //!
 //! Results are the same to the bit whatever rows are computed together, and on however many threads.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod passes;
 mod stack;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiled;

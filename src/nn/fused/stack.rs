@@ -4,7 +4,10 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::nn::activation::Activation;
 use crate::nn::checkpoint::GradientSink;
-use crate::nn::kernel::gemm::{Operand, multiply};
+use crate::nn::kernel::gemm::{Operand, multiply, multiply_here};
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use crate::nn::kernel::packed::Packed;
+use crate::nn::kernel::parallel;
 use crate::nn::kernel::precision;
 use crate::nn::linear::{Linear, LowRank, added_gradient, affine, column_sums, weight_gradient};
 use crate::nn::storage::with_values;
@@ -50,6 +53,53 @@ fn with_weights<T>(linears: &[&Linear], f: impl FnOnce(&[f32], usize) -> Result<
             f(&weight, inputs)
         }
     }
+}
+
+/// A weight as products by blocks read it.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub enum Ready<'a> {
+    /// That of a frozen layer.
+    Kept(&'a Packed),
+    /// Made for a pass.
+    Own(Option<Packed>),
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+impl Ready<'_> {
+    /// The matrix.
+    pub fn get(&self) -> Option<&Packed> {
+        match self {
+            Self::Kept(packed) => Some(packed),
+            Self::Own(packed) => packed.as_ref(),
+        }
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+impl Drop for Ready<'_> {
+    fn drop(&mut self) {
+        if let Self::Own(packed) = self
+            && let Some(packed) = packed.take()
+        {
+            packed.let_go();
+        }
+    }
+}
+
+/// A layer's weight with what its adapter adds: `Wᵀ` for the forward pass, `W` for the backward pass. Empty without AVX-512.
+///
+/// # Errors
+/// Where the shapes do not fit.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub fn ready(linear: &Linear, forward: bool) -> Result<Ready<'_>> {
+    if let Some(kept) = linear.kept(forward)? {
+        return Ok(Ready::Kept(kept));
+    }
+    with_weights(&[linear], |weight, inputs| {
+        let weight = Operand::new(weight, weight.len().checked_div(inputs).unwrap_or(0), inputs);
+        let right = if forward { weight.t() } else { weight };
+        Ok(Ready::Own(Packed::brief(right)))
+    })
 }
 
 /// The biases one after the other; those that are missing are zero, and none if all are.
@@ -104,6 +154,12 @@ pub fn back(linears: &[&Linear], dy: &[f32], rows: usize, sum: Option<Vec<f32>>)
     }
 }
 
+/// Whether a layer's adapter is trained.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub fn adapts(linear: &Linear) -> bool {
+    linear.lora.as_ref().is_some_and(learns_low_rank)
+}
+
 /// Whether one of them has a parameter that is trained.
 pub fn learns(linears: &[&Linear]) -> bool {
     linears.iter().any(|linear| {
@@ -121,42 +177,35 @@ fn learns_low_rank(lora: &LowRank) -> bool {
 /// # Errors
 /// As there.
 pub fn gradients(linears: &[&Linear], x: &[f32], dy: &[f32], rows: usize, sink: &GradientSink) -> Result<()> {
-    if !learns(linears) {
-        return Ok(());
-    }
-    let width = dy.len().checked_div(rows).unwrap_or(0);
-    let inputs = x.len().checked_div(rows).unwrap_or(0);
-    if linears.iter().any(|linear| linear.weight.track_op()) {
-        let all = weight_gradient(dy, x, rows, width, inputs, 1.0);
-        if let ([_], Some(weight)) = (linears, linears[0].weight.dense()) {
-            sink.add_values(weight, all)?;
-            return rest(linears, x, dy, rows, (inputs, width), sink);
-        }
-        each(linears, |linear, first, outputs| match linear.weight.dense().filter(|weight| weight.track_op()) {
-            Some(weight) => sink.add_values(weight, all[first * inputs..(first + outputs) * inputs].to_vec()),
-            None => Ok(()),
-        })?;
-    }
-    rest(linears, x, dy, rows, (inputs, width), sink)
-}
-
-/// Those by biases and adapters.
-fn rest(
-    linears: &[&Linear],
-    x: &[f32],
-    dy: &[f32],
-    rows: usize,
-    (inputs, width): (usize, usize),
-    sink: &GradientSink,
-) -> Result<()> {
     if linears.iter().any(|linear| linear.bias.as_ref().is_some_and(Tensor::track_op)) {
-        let all = column_sums(dy, width);
+        let all = column_sums(dy, dy.len().checked_div(rows).unwrap_or(0));
         each(linears, |linear, first, outputs| match linear.bias.as_ref().filter(|bias| bias.track_op()) {
             Some(bias) => sink.add_values(bias, all[first..first + outputs].to_vec()),
             None => Ok(()),
         })?;
     }
-    low_rank_gradients(linears, x, dy, rows, (inputs, width), sink)
+    weight_gradients(linears, x, dy, rows, sink)
+}
+
+/// As [`gradients`], but for the biases.
+///
+/// # Errors
+/// As there.
+pub fn weight_gradients(linears: &[&Linear], x: &[f32], dy: &[f32], rows: usize, sink: &GradientSink) -> Result<()> {
+    if linears.iter().any(|linear| linear.weight.track_op()) {
+        let [inputs, width] = [x, dy].map(|values| values.len().checked_div(rows).unwrap_or(0));
+        let all = weight_gradient(dy, x, rows, width, inputs, 1.0);
+        match (linears, linears[0].weight.dense()) {
+            ([_], Some(weight)) => sink.add_values(weight, all)?,
+            _ => each(linears, |linear, first, outputs| {
+                match linear.weight.dense().filter(|weight| weight.track_op()) {
+                    Some(weight) => sink.add_values(weight, all[first * inputs..(first + outputs) * inputs].to_vec()),
+                    None => Ok(()),
+                }
+            })?,
+        }
+    }
+    low_rank_gradients(linears, x, dy, rows, sink)
 }
 
 /// Calls `f(linear, first output, outputs)` for each.
@@ -170,15 +219,12 @@ fn each(linears: &[&Linear], mut f: impl FnMut(&Linear, usize, usize) -> Result<
     Ok(())
 }
 
-/// Those of the adapters. The input, which is large, is read once for all of them.
-fn low_rank_gradients(
-    linears: &[&Linear],
-    x: &[f32],
-    dy: &[f32],
-    rows: usize,
-    (inputs, width): (usize, usize),
-    sink: &GradientSink,
-) -> Result<()> {
+/// As [`gradients`], those of the adapters. The input, which is large, is read once for all of them.
+///
+/// # Errors
+/// As there.
+pub fn low_rank_gradients(linears: &[&Linear], x: &[f32], dy: &[f32], rows: usize, sink: &GradientSink) -> Result<()> {
+    let [inputs, width] = [x, dy].map(|values| values.len().checked_div(rows).unwrap_or(0));
     let adapters: Vec<&LowRank> =
         linears.iter().filter_map(|l| l.lora.as_ref()).filter(|l| learns_low_rank(l)).collect();
     if adapters.is_empty() {
@@ -192,34 +238,49 @@ fn low_rank_gradients(
             Ok(())
         })?;
     }
-    // x Aᵀ of all, `[rows, ranks]`; then dy B beside each other, from which all gradients by A follow at once.
-    let low = affine(x, rows, &down, None, Activation::None, None);
-    let mut dlow = vec![0f32; rows * ranks];
-    let mut column = 0;
+    // Of each: its place among the columns of `dy` and among the ranks, B, the factor.
+    let mut ups = Vec::new();
+    let mut rank = 0;
     each(linears, |linear, first, outputs| {
         let Some(lora) = linear.lora.as_ref().filter(|lora| learns_low_rank(lora)) else { return Ok(()) };
-        let (rank, scale) = (lora.a.dims2()?.0, lora.scale as f32);
-        let dy = Operand::strided(dy.get(first..).unwrap_or_default(), rows, outputs, width);
+        let own = lora.a.dims2()?.0;
         with_values(NAME, [&lora.b], |[b]| {
-            let mut part = vec![0f32; rows * rank];
-            multiply(&mut part, false, scale, dy, Operand::new(b, outputs, rank));
-            for (to, from) in dlow.chunks_exact_mut(ranks).zip(part.chunks_exact(rank)) {
-                to[column..column + rank].copy_from_slice(from);
-            }
-            let low = Operand::strided(low.get(column..).unwrap_or_default(), rows, rank, ranks);
-            let mut db = vec![0f32; outputs * rank];
-            multiply(&mut db, false, scale, dy.t(), low);
-            sink.add_values(&lora.b, db)
+            ups.push((first..first + outputs, rank..rank + own, b.to_vec(), lora.scale as f32));
+            Ok(())
         })?;
-        column += rank;
+        rank += own;
         Ok(())
     })?;
-    let da = weight_gradient(&dlow, x, rows, ranks, inputs, 1.0);
-    let mut first = 0;
-    for lora in adapters {
-        let values = lora.a.elem_count();
-        sink.add_values(&lora.a, da[first..first + values].to_vec())?;
-        first += values;
+    // By blocks of rows, whose gradients are summed in their order: those by A, then those by each B.
+    let all = ranks * inputs + ups.iter().map(|(columns, own, ..)| columns.len() * own.len()).sum::<usize>();
+    let sums = parallel::column_sums(rows, all, |block, sums| {
+        let count = block.len();
+        let x = Operand::new(&x[block.start * inputs..block.end * inputs], count, inputs);
+        let dy = &dy[block.start * width..block.end * width];
+        // x Aᵀ of all beside each other, and scale dy B.
+        let (mut low, mut dlow) = (vec![0f32; count * ranks], vec![0f32; count * ranks]);
+        multiply_here(&mut low, 1.0, x, Operand::new(&down, ranks, inputs).t());
+        let mut from = ranks * inputs;
+        for (columns, own, b, scale) in &ups {
+            let (outputs, rank) = (columns.len(), own.len());
+            let dy = Operand::strided(&dy[columns.start..], count, outputs, width);
+            let mut part = vec![0f32; count * rank];
+            multiply_here(&mut part, *scale, dy, Operand::new(b, outputs, rank));
+            for (to, from) in dlow.chunks_exact_mut(ranks).zip(part.chunks_exact(rank)) {
+                to[own.clone()].copy_from_slice(from);
+            }
+            let low = Operand::strided(&low[own.start..], count, rank, ranks);
+            multiply_here(&mut sums[from..from + outputs * rank], *scale, dy.t(), low);
+            from += outputs * rank;
+        }
+        multiply_here(&mut sums[..ranks * inputs], 1.0, Operand::new(&dlow, count, ranks).t(), x);
+    });
+    let (by_a, mut by_b) = sums.split_at(ranks * inputs);
+    for (lora, (columns, own, ..)) in adapters.iter().zip(&ups) {
+        sink.add_values(&lora.a, by_a[own.start * inputs..own.end * inputs].to_vec())?;
+        let (values, rest) = by_b.split_at(columns.len() * own.len());
+        sink.add_values(&lora.b, values.to_vec())?;
+        by_b = rest;
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ thread_local! {
 }
 
 /// `len` values that the caller overwrites.
-fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(super) fn sized(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -69,14 +69,8 @@ impl Linear {
         count: usize,
         (out, stride): (&mut [f32], usize),
     ) {
-        let (all, parts) = (self.weight.steps(), self.weight.parts());
         let x = Operand::new(x, count, self.weight.inner());
-        for from in (0..all).step_by(steps_at_once(parts)) {
-            let steps = steps_at_once(parts).min(all - from);
-            let start = if from > 0 { Start::Result } else { self.start() };
-            let tiles = lines(left, x, 0..count, from..from + steps, 1.0, parts);
-            self.weight.add(registers, Lines { tiles, rows: count, steps }, from, (&mut *out, stride), start);
-        }
+        self.weight.apply(registers, left, x, 0..count, 1.0, (out, stride), self.start());
     }
 }
 
@@ -86,7 +80,7 @@ enum Up {
     Gated(Linear, Linear),
 }
 
-/// A transformer layer whose weights are laid out for the matrix unit; for inference.
+/// A transformer layer whose weights are laid out as tiles; for inference.
 #[derive(Debug)]
 pub struct Layer {
     projections: Vec<Linear>,
@@ -101,7 +95,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// In this thread's precision; `None` where the processor has no matrix unit, or the shapes do not fit.
+    /// In this thread's precision; `None` where the processor has no AVX-512, or the shapes do not fit.
     pub fn new(parts: &Parts) -> Option<Self> {
         let projections = parts.projections.iter().map(Linear::new).collect::<Option<Vec<_>>>()?;
         let up = match &parts.inner {

@@ -1,14 +1,16 @@
 //! A transformer layer of BERT's kind as one operation that is differentiated by hand: what the backward pass needs is kept,
 //! what is cheap is computed again, and gradients by parameters go to a [`GradientSink`] without a copy.
 //!
-//! The backward pass multiplies operands of 16 significant bits (two `bf16` parts of the matrix unit's three; sums in `f32`) where
-//! there is a matrix unit and the forward pass is in `f32`: a product's relative error is 2⁻¹⁶ at the most, that of a gradient some
-//! 1e-6 of its largest value, and the pass takes half the time.
+//! Products are in the thread's precision ([`precision`]). With AMX or AVX-512, what follows attention goes by blocks of rows.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use candle_core::Error;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, Var, bail};
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use super::passes;
 use super::stack;
 use crate::nn::activation::{self, Activation};
 use crate::nn::attention::{Heads, Packed as Attention};
@@ -16,14 +18,18 @@ use crate::nn::checkpoint::GradientSink;
 use crate::nn::dropout::TokenDropout;
 use crate::nn::kernel::layer_norm::{self as kernel, Rows};
 use crate::nn::kernel::parallel;
-use crate::nn::kernel::precision;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use crate::nn::kernel::{
+    gemm::Operand,
+    outer::{self, Side, Turn},
+    packed::Aligned,
+    precision,
+};
 use crate::nn::layer_norm::LayerNorm;
 use crate::nn::linear::Linear;
 use crate::nn::storage::{output, unset, values, with_values};
 
 const NAME: &str = "transformer-layer";
-/// Parts of the operands of products in the backward pass.
-const BACKWARD_PARTS: usize = 2;
 
 /// A layer with its norms after the residuals, and what its pass draws.
 #[derive(Debug, Clone)]
@@ -76,9 +82,17 @@ struct Kept {
     /// Before the first norm.
     middle: Vec<f32>,
     /// Before the activation.
-    inner: Vec<f32>,
+    inner: Inner,
     /// Before the second norm.
     last: Vec<f32>,
+}
+
+enum Inner {
+    /// `[rows, inner]`.
+    Rows(Vec<f32>),
+    /// In blocks ([`passes::Forward::inner`]).
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Blocks(Vec<Aligned>),
 }
 
 struct Run {
@@ -144,6 +158,13 @@ impl Run {
             bail!("{NAME}: queries, keys and values are not as wide as the input");
         }
         let context = self.attention.joint_forward(&projected);
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        if tokens > 0
+            && precision::layout().is_some()
+            && let Some(passes::Forward { out, middle, inner, last }) = self.rest(width, true)?.forward(x, &context)
+        {
+            return Ok((out, Kept { projected, context, middle, inner: Inner::Blocks(inner), last }));
+        }
         let mut middle = stack::run(&[&layer.output], &context, tokens)?;
         if middle.len() != x.len() {
             bail!("{NAME}: attention's output is not as wide as its input");
@@ -157,7 +178,95 @@ impl Run {
         }
         add_dropped(&mut last, layer.drops[1].as_ref(), &normed, width);
         let out = normalised(&layer.norms[1], &last, width)?;
-        Ok((out, Kept { projected, context, middle, inner, last }))
+        Ok((out, Kept { projected, context, middle, inner: Inner::Rows(inner), last }))
+    }
+
+    /// What follows attention, its weights for the forward pass or the backward pass.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn rest(&self, hidden: usize, forward: bool) -> Result<passes::Rest<'_>> {
+        let layer = &self.layer;
+        let linears = [&layer.output, &layer.up, &layer.down];
+        let shapes = [linears[0].weight.shape()?, linears[1].weight.shape()?, linears[2].weight.shape()?];
+        let inner = shapes[1].0;
+        if shapes != [(hidden, hidden), (inner, hidden), (hidden, inner)] {
+            bail!("{NAME}: weights {shapes:?} do not fit {hidden} values a token");
+        }
+        let flat = |tensor: &Tensor| with_values(NAME, [tensor], |[values]| Ok(values.to_vec()));
+        let norm = |norm: &LayerNorm| {
+            Ok::<_, Error>(passes::Norm { scale: flat(&norm.weight)?, shift: flat(&norm.bias)?, eps: norm.eps as f32 })
+        };
+        let bias = |linear: &Linear| linear.bias.as_ref().map(flat).transpose();
+        Ok(passes::Rest {
+            weights: [
+                stack::ready(linears[0], forward)?,
+                stack::ready(linears[1], forward)?,
+                stack::ready(linears[2], forward)?,
+            ],
+            biases: [bias(linears[0])?, bias(linears[1])?, bias(linears[2])?],
+            norms: [norm(&layer.norms[0])?, norm(&layer.norms[1])?],
+            drops: layer.drops.each_ref().map(|drop| drop.as_ref().map(TokenDropout::parts)),
+            activation: layer.activation,
+            hidden,
+            inner,
+        })
+    }
+
+    /// [`Self::gradient`] as far as attention's result, by blocks of rows: the gradients by the layer's input through the first residual,
+    /// and by attention's result; `None` without AVX-512.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    fn rest_gradient(
+        &self,
+        (context, middle, inner, last): (&[f32], Vec<f32>, Vec<Aligned>, Vec<f32>),
+        tokens: usize,
+        dy: &[f32],
+    ) -> Result<Option<[Vec<f32>; 2]>> {
+        let (layer, hidden) = (&self.layer, dy.len().checked_div(tokens).unwrap_or(0));
+        let Layer { output, up, down, norms, .. } = layer;
+        let linears = [output, down, up];
+        let trained = |tensor: &Tensor| tensor.is_variable();
+        let norms_learn = norms.iter().any(|norm| trained(&norm.weight) || trained(&norm.bias));
+        let wanted = passes::Wanted {
+            down: down.weight.track_op(),
+            up: up.weight.track_op(),
+            down_rows: stack::adapts(down),
+            up_rows: stack::adapts(up),
+            sums: norms_learn || linears.iter().any(|linear| linear.bias.as_ref().is_some_and(trained)),
+        };
+        let rest = self.rest(hidden, false)?;
+        let Some(passed) = rest.backward((&middle, &inner, &last), dy, wanted) else { return Ok(None) };
+        drop((rest, middle, inner, last));
+        let by_output = passed.dattended.as_ref().unwrap_or(&passed.dx);
+        stack::weight_gradients(&[output], context, by_output, tokens, &self.sink)?;
+        let mut sums = passed.sums.as_slice();
+        for norm in norms {
+            for parameter in [&norm.weight, &norm.bias] {
+                take(&self.sink, Some(parameter), hidden, &mut sums)?;
+            }
+        }
+        for linear in linears {
+            take(&self.sink, linear.bias.as_ref(), linear.weight.shape()?.0, &mut sums)?;
+        }
+        let (dout, normed) = (&passed.dout, &passed.normed);
+        for (linear, columns, left, turn) in
+            [(down, &passed.active, dout, Turn::No), (up, &passed.dinner, normed, Turn::Yes)]
+        {
+            if let (Some(columns), Some(weight)) = (columns, linear.weight.dense()) {
+                // SAFETY: the sum, which is not added, writes every value.
+                let mut gradient = unsafe { unset(weight.elem_count()) };
+                let left = Operand::new(left, tokens, hidden);
+                if !outer::sum(left, Side::Tiles(columns), 1.0, &mut gradient, turn, false) {
+                    return Ok(None);
+                }
+                self.sink.add_values(weight, gradient)?;
+            }
+        }
+        if let Some(active) = &passed.active_rows {
+            stack::low_rank_gradients(&[down], active, dout, tokens, &self.sink)?;
+        }
+        if let Some(dinner) = &passed.dinner_rows {
+            stack::low_rank_gradients(&[up], normed, dinner, tokens, &self.sink)?;
+        }
+        Ok(Some([passed.dx, passed.dcontext]))
     }
 
     /// The gradient by a norm's input; those by its parameters go to the sink.
@@ -182,10 +291,15 @@ impl Run {
         })
     }
 
-    fn gradient(&self, x: &[f32], tokens: usize, kept: Kept, dy: &[f32], wanted: bool) -> Result<Vec<f32>> {
+    /// As [`Self::rest_gradient`], an operation after the other.
+    fn rest_gradient_by_ops(
+        &self,
+        (context, middle, mut inner, last): (&[f32], Vec<f32>, Vec<f32>, Vec<f32>),
+        tokens: usize,
+        dy: &[f32],
+    ) -> Result<[Vec<f32>; 2]> {
         let layer = &self.layer;
-        let width = x.len().checked_div(tokens).unwrap_or(0);
-        let Kept { projected, context, middle, mut inner, last } = kept;
+        let width = dy.len().checked_div(tokens).unwrap_or(0);
         let dlast = self.norm_gradient(&layer.norms[1], &last, dy, width)?;
         drop(last);
         let dropped_gradient = dropped(&dlast, layer.drops[1].as_ref(), width);
@@ -200,14 +314,28 @@ impl Run {
         }
         let dmiddle = stack::back(&[&layer.up], &dinner, tokens, Some(dlast))?;
         drop(dinner);
-        let mut dx = self.norm_gradient(&layer.norms[0], &middle, &dmiddle, width)?;
+        let dx = self.norm_gradient(&layer.norms[0], &middle, &dmiddle, width)?;
         drop((middle, dmiddle));
         let dropped_gradient = dropped(&dx, layer.drops[0].as_ref(), width);
         let dattended = dropped_gradient.as_deref().unwrap_or(&dx);
-        stack::gradients(&[&layer.output], &context, dattended, tokens, &self.sink)?;
+        stack::gradients(&[&layer.output], context, dattended, tokens, &self.sink)?;
         let dcontext = stack::back(&[&layer.output], dattended, tokens, None)?;
         drop(dropped_gradient);
-        let (dprojected, _) = self.attention.joint_backward([&projected, &context, &dcontext, &[]], false);
+        Ok([dx, dcontext])
+    }
+
+    fn gradient(&self, x: &[f32], tokens: usize, kept: Kept, dy: &[f32], wanted: bool) -> Result<Vec<f32>> {
+        let layer = &self.layer;
+        let Kept { projected, context, middle, inner, last } = kept;
+        let [mut dx, dcontext] = match inner {
+            Inner::Rows(inner) => self.rest_gradient_by_ops((&context, middle, inner, last), tokens, dy)?,
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Inner::Blocks(inner) => match self.rest_gradient((&context, middle, inner, last), tokens, dy)? {
+                Some(gradients) => gradients,
+                None => bail!("{NAME}: the processor's instructions are gone"),
+            },
+        };
+        let (dprojected, _) = self.attention.joint_backward([&projected, &dcontext, &[]], false);
         drop((projected, context, dcontext));
         stack::gradients(&layer.projections.each_ref(), x, &dprojected, tokens, &self.sink)?;
         if wanted {
@@ -215,6 +343,14 @@ impl Run {
         }
         Ok(dx)
     }
+}
+
+/// Gives the next `len` sums, those of a parameter, to the sink; none where none were wanted.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn take(sink: &GradientSink, parameter: Option<&Tensor>, len: usize, sums: &mut &[f32]) -> Result<()> {
+    let Some((own, rest)) = sums.split_at_checked(len) else { return Ok(()) };
+    *sums = rest;
+    parameter.map_or(Ok(()), |parameter| sink.add_values(parameter, own.to_vec()))
 }
 
 impl CustomOp2 for Run {
@@ -236,7 +372,6 @@ impl CustomOp2 for Run {
             kept => kept,
         };
         let Some(kept) = kept else { bail!("{NAME}: differentiated twice") };
-        let _precision = precision::in_parts(precision::parts().min(BACKWARD_PARTS));
         with_values(NAME, [x, dout], |[xs, dy]| {
             let dx = self.gradient(xs, tokens, kept, dy, wanted)?;
             Ok((wanted.then(|| Tensor::from_vec(dx, x.shape(), x.device())).transpose()?, None))

@@ -1,15 +1,17 @@
-//! The matrix unit of recent Intel processors (AMX): detection and the inner kernel of a product of split matrices.
+//! The matrix unit of recent Intel processors (AMX): detection and the inner kernel of a product of split matrices; and what operands look
+//! like without it ([`WHOLE`]), where [`super::vectors`] multiplies.
 //!
 //! A tile is 16 rows of 64 bytes. `TDPBF16PS c, a, b` adds to 16 × 16 `f32` sums the products of 16 × 32 `bf16` values of
 //! `a` with 32 × 16 of `b` (stored as 16 rows of pairs). The kernel keeps 2 × 2 tiles of sums, 32 × 32 values, in registers.
 //! Intrinsics for these instructions are unstable in Rust, hence the inline assembly.
 
 use std::arch::asm;
-use std::arch::x86_64::*;
+use std::arch::x86_64::__cpuid_count;
 use std::cell::Cell;
 use std::sync::OnceLock;
 
 use super::simd::{Level, level};
+use super::vectors;
 
 /// A tile of `bf16` pairs: 16 rows of 16.
 #[derive(Clone, Copy)]
@@ -23,19 +25,22 @@ impl Tile {
 
 /// Parts of `bf16` that an `f32` is split into at the most; see [`super::packed`] for the precision.
 pub const MOST_PARTS: usize = 3;
+/// Instead of a number of parts: values as they are, for processors without a matrix unit. 32 rows of 32 `f32`, or of the columns of a right
+/// matrix two halves of 32 rows of 16, are four tiles.
+pub const WHOLE: usize = 4;
 /// Rows and columns of the result that one call of [`Tiles::block_product`] computes.
 pub const SIDE: usize = 32;
 /// Inner dimension of one step.
 pub const DEPTH: usize = 32;
 
-/// Tiles that [`SIDE`] rows (or columns) of [`DEPTH`] values take: for each part one for each half.
+/// Tiles that [`SIDE`] rows (or columns) of [`DEPTH`] values take: for each part one for each half, or four [`WHOLE`].
 pub const fn group(parts: usize) -> usize {
-    2 * parts
+    if parts == WHOLE { 4 } else { 2 * parts }
 }
 
-/// Bytes that each step of [`Tiles::block_product`] prefetches.
+/// Bytes that each step of [`Tiles::block_product`] prefetches: an eighth of a group.
 pub const fn ahead(parts: usize) -> usize {
-    4 * 64 * parts
+    128 * group(parts)
 }
 
 /// Whether this processor has AMX with `bf16`, the kernel lets this process use it, and `EMBEVAL_SIMD` does not narrow the
@@ -48,10 +53,13 @@ pub fn available() -> bool {
     })
 }
 
-/// Whether blocks of operands in this many parts are multiplied here: by AMX, or those of one part by AVX512-BF16, which takes half
-/// the time of a product in `f32`; three parts would take three times that.
-pub fn usable(parts: usize) -> bool {
-    available() || (parts == 1 && level() == Level::V4 && is_x86_feature_detected!("avx512bf16"))
+/// How operands of products in this precision ([`super::precision::parts`]) are laid out here: in parts by AMX; without it those of one
+/// part by AVX512-BF16, which takes half the time of a product in `f32`, and all others [`WHOLE`] by AVX-512; `None` where there is neither.
+pub fn layout(parts: usize) -> Option<usize> {
+    if available() || (parts == 1 && level() == Level::V4 && is_x86_feature_detected!("avx512bf16")) {
+        return Some(parts);
+    }
+    (parts > 1 && level() == Level::V4).then_some(WHOLE)
 }
 
 fn has_tiles() -> bool {
@@ -110,32 +118,38 @@ thread_local! {
 }
 
 /// The tile registers of this thread, in use while this lives: set up for [`Tiles::block_product`], and given back afterwards, so
-/// that the operating system need not save them when it switches threads. Without AMX it has none, and multiplies by AVX512-BF16.
+/// that the operating system need not save them when it switches threads. Without AMX it has none, and multiplies by vectors.
 pub struct Tiles {
     amx: bool,
+    parts: usize,
     // The configuration belongs to the thread.
     not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl Tiles {
-    /// Sets the registers up; `None` where operands of this many parts are not multiplied ([`usable`]).
+    /// Sets the registers up for operands in this layout; `None` where it is not this processor's ([`layout`]).
     pub fn new(parts: usize) -> Option<Self> {
-        if !usable(parts) {
+        if layout(parts) != Some(parts) {
             return None;
         }
         if !available() {
-            return Some(Self { amx: false, not_send: std::marker::PhantomData });
+            return Some(Self { amx: false, parts, not_send: std::marker::PhantomData });
         }
         HOLDERS.set(HOLDERS.get() + 1);
         // SAFETY: the processor has the instruction and the process the permission; CONFIG is 64 bytes of a valid layout.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
-        Some(Self { amx: true, not_send: std::marker::PhantomData })
+        Some(Self { amx: true, parts, not_send: std::marker::PhantomData })
+    }
+
+    /// Parts of the operands, or [`WHOLE`].
+    pub fn parts(&self) -> usize {
+        self.parts
     }
 
     /// `c = f + a b` for 32 × 32 values of `c`, rows `stride` values apart. `from` is `f` and its stride: `c` itself to add to
     /// it, one row with stride 0 for a row that is added to all.
     ///
-    /// `a` and `b` are `steps` groups of [`group`] tiles: for each of `PARTS` parts, largest first, rows (columns) 0..16 and
+    /// `a` and `b` are `steps` groups of [`group`] tiles: for each of the parts, largest first, rows (columns) 0..16 and
     /// 16..32. Within a step the products of parts are added in a fixed order that ends with the largest: of three parts those
     /// six whose ranks add up to 2 at the most, of two parts three. Each step asks for [`ahead`] bytes from `next` on in the
     /// second-level cache, wherever that points.
@@ -144,8 +158,29 @@ impl Tiles {
     /// `a` and `b` must have `steps` ≥ 1 groups, and `c` 31 · `stride` + 32 values that nothing else touches;
     /// so must `f` by its stride.
     #[inline]
+    pub unsafe fn block_product(
+        &self,
+        a: *const Tile,
+        b: *const Tile,
+        steps: usize,
+        c: (*mut f32, usize),
+        from: (*const f32, usize),
+        next: *const u8,
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.parts {
+                1 => self.in_parts::<1>(a, b, steps, c, from, next),
+                2 => self.in_parts::<2>(a, b, steps, c, from, next),
+                WHOLE => vectors::whole(a, b, steps, c, from, next),
+                _ => self.in_parts::<3>(a, b, steps, c, from, next),
+            }
+        }
+    }
+
+    #[inline]
     #[rustfmt::skip] // it moves the assembly four columns at each run
-    pub unsafe fn block_product<const PARTS: usize>(
+    unsafe fn in_parts<const PARTS: usize>(
         &self,
         a: *const Tile,
         b: *const Tile,
@@ -157,7 +192,7 @@ impl Tiles {
         const { assert!(PARTS >= 1 && PARTS <= MOST_PARTS && size_of::<Tile>() == 1024, "the offsets below are those of 1 to 3 parts") };
         if !self.amx {
             // SAFETY: `new` has seen that the processor has AVX512-BF16; the addresses are the caller's promise.
-            return unsafe { vector_product::<PARTS>(a, b, steps, (c, stride), from) };
+            return unsafe { vectors::pairs(a, b, steps, (c, stride), from, next) };
         }
         macro_rules! steps {
             ($bytes:literal, $ahead:literal, $($line:literal),* $(,)?) => {
@@ -304,48 +339,6 @@ impl Tiles {
                 "prefetcht1 [{p} + 704]",
                 "tdpbf16ps tmm3, tmm5, tmm7",
             ),
-        }
-    }
-}
-
-/// [`Tiles::block_product`] by AVX512-BF16, on the same layout.
-///
-/// # Safety
-/// As there; the processor must have AVX-512 F and BF16.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn vector_product<const PARTS: usize>(
-    a: *const Tile,
-    b: *const Tile,
-    steps: usize,
-    (c, stride): (*mut f32, usize),
-    from: (*const f32, usize),
-) {
-    for quarter in 0..4 {
-        let (i, j) = (quarter / 2, quarter % 2);
-        // SAFETY: rows 16 i.. and columns 16 j.. of the block, tiles of the groups given.
-        unsafe {
-            let mut sums: [__m512; 16] =
-                std::array::from_fn(|r| _mm512_loadu_ps(from.0.wrapping_add((16 * i + r) * from.1 + 16 * j)));
-            for step in 0..steps {
-                let (a, b) = (a.add(step * group(PARTS)), b.add(step * group(PARTS)));
-                // The smallest products first.
-                for rank in (0..PARTS).rev() {
-                    for part in (0..=rank).rev() {
-                        let (a, b) = (&*a.add(2 * part + i), &*b.add(2 * (rank - part) + j));
-                        for (pair, b) in b.0.chunks_exact(16).enumerate() {
-                            let b: __m512bh = std::mem::transmute(_mm512_loadu_si512(b.as_ptr().cast()));
-                            for (r, sum) in sums.iter_mut().enumerate() {
-                                let a: __m512bh =
-                                    std::mem::transmute(_mm512_set1_epi32(a.0[16 * r + pair].cast_signed()));
-                                *sum = _mm512_dpbf16_ps(*sum, a, b);
-                            }
-                        }
-                    }
-                }
-            }
-            for (r, sum) in sums.into_iter().enumerate() {
-                _mm512_storeu_ps(c.add((16 * i + r) * stride + 16 * j), sum);
-            }
         }
     }
 }

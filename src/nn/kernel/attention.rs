@@ -117,6 +117,30 @@ pub struct Query<'a> {
     pub bias_gradient: Option<&'a mut [f32]>,
 }
 
+impl Query<'_> {
+    /// Adds what the block's first `rows` rows, query `first` and those after it, give to the gradient by the bias, for `keys` keys from
+    /// `from` on.
+    #[inline(always)]
+    pub(super) fn add_bias_gradient(
+        &mut self,
+        first: usize,
+        rows: usize,
+        from: usize,
+        keys: usize,
+        width: usize,
+        gradient: &[f32],
+    ) {
+        if let (Some(target), Some(bias)) = (self.bias_gradient.as_deref_mut(), self.rule.bias) {
+            // The bias is added after the scale.
+            let factor = 1.0 / self.head.scale;
+            for (r, row) in gradient.chunks_exact(width).take(rows).enumerate() {
+                let target = &mut target[bias.range(first + r, from, keys)];
+                target.iter_mut().zip(row).for_each(|(t, g)| *t += g * factor);
+            }
+        }
+    }
+}
+
 /// Reused buffers of a worker.
 #[derive(Default)]
 pub struct Scratch {
@@ -366,9 +390,9 @@ pub enum Part {
 
 multiversion! {
     /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, query, row, values)`; `keys`
-    /// has the rows of keys and values, `queries` the heads that attend to them, `out` is the forward result, `dout` its
-    /// gradient.
-    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], keys: Head, queries: &mut [Query<'_>], out: &[f32], dout: &[f32], scratch: &mut Scratch, write: &mut WriteGradient<'_>) {
+    /// has the rows of keys and values, `queries` the heads that attend to them, `dout` is the gradient by the forward
+    /// result.
+    pub fn backward<A>(q: &[f32], k: &[f32], v: &[f32], keys: Head, queries: &mut [Query<'_>], dout: &[f32], scratch: &mut Scratch, write: &mut WriteGradient<'_>) {
         if keys.n == 0 || keys.depth == 0 {
             return;
         }
@@ -396,16 +420,12 @@ multiversion! {
                 weights[rows * seen..].fill(0.0);
                 let gradient = sized(&mut scratch.gradient, ROWS * seen);
                 product::<A>(douts, (&scratch.values_t[from..], width), depth, seen, 1.0, gradient);
-                let shift = |r: usize| {
-                    let start = result.offset + (first + r) * result.stride;
-                    dot::<A>(&dout[start..][..depth], &out[start..][..depth])
-                };
                 let dvalues = &mut scratch.dvalues[from * depth_width..];
                 if rule.dropout.is_none() {
                     accumulate::<A>((weights, seen), douts, count, depth_width, dvalues);
                     for r in 0..rows {
-                        let shift = shift(r);
                         let (p, g) = (&weights[r * seen..][..seen], &mut gradient[r * seen..][..seen]);
+                        let shift = dot::<A>(p, g);
                         for (g, p) in g.iter_mut().zip(p) {
                             *g = p * (*g - shift) * head.scale;
                         }
@@ -416,22 +436,15 @@ multiversion! {
                     rule.drop(first, rows, from, seen, dropped);
                     accumulate::<A>((dropped, seen), douts, count, depth_width, dvalues);
                     for r in 0..rows {
-                        let shift = shift(r);
                         let row = r * seen..(r + 1) * seen;
+                        let shift = dot::<A>(&dropped[row.clone()], &gradient[row.clone()]);
                         for ((g, p), d) in gradient[row.clone()].iter_mut().zip(&weights[row.clone()]).zip(&dropped[row]) {
                             *g = (d * *g - p * shift) * head.scale;
                         }
                     }
                 }
                 gradient[rows * seen..].fill(0.0);
-                if let (Some(target), Some(bias)) = (query.bias_gradient.as_deref_mut(), rule.bias) {
-                    // The bias is added after the scale.
-                    let factor = 1.0 / head.scale;
-                    for (r, row) in gradient.chunks_exact(seen).take(rows).enumerate() {
-                        let target = &mut target[bias.range(first + r, from, count)];
-                        target.iter_mut().zip(row).for_each(|(t, g)| *t += g * factor);
-                    }
-                }
+                query.add_bias_gradient(first, rows, from, count, seen, gradient);
                 accumulate::<A>((gradient, seen), queries, count, depth_width, &mut scratch.dkeys[from * depth_width..]);
                 let dq = sized(&mut scratch.out, ROWS * depth_width);
                 product::<A>((gradient, seen), (&key_rows[from * key_stride..], key_stride), count, depth_width, 1.0, dq);

@@ -1,5 +1,5 @@
-//! Matrix products on row-major `f32` slices on the current rayon pool: on the processor's matrix unit where it has one
-//! (see [`super::packed`] for the precision), else by the `gemm` crate.
+//! Matrix products on row-major `f32` slices on the current rayon pool: by blocks where the processor has AMX or
+//! AVX-512 (see [`super::packed`] for the precision), else by the `gemm` crate.
 
 use gemm::Parallelism;
 
@@ -58,6 +58,12 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// Whether a right matrix `[inner, columns]` is worth its tiles: below this the padding to whole tiles costs more than they save. Not by
+/// the number of rows, so that a row's result does not depend on how many there are.
+pub fn fills_tiles(inner: usize, columns: usize) -> bool {
+    inner >= 8 && columns >= 8 && inner * columns >= 1 << 11
+}
+
 /// `out = scale * a b` (`accumulate` false) or `out += scale * a b`; `out` is row-major.
 pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>) {
     let ((m, k), (kb, n)) = (a.shape(), b.shape());
@@ -72,12 +78,10 @@ pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b
         }
         return;
     }
-    // Below this the padding to whole tiles costs more than the tiles save. Not by the number of rows, so that a row's result
-    // does not depend on how many there are.
-    if k >= 8 && n >= 8 && n * k >= 1 << 11 && super::packed::multiply(out, accumulate, scale, a, b) {
+    if fills_tiles(k, n) && super::packed::multiply(out, accumulate, scale, a, b) {
         return;
     }
-    if super::precision::is_bf16() && k >= 8 && n >= 8 && n * k >= 1 << 11 {
+    if super::precision::is_bf16() && fills_tiles(k, n) {
         let (x, y) = (super::precision::rounded(a.data), super::precision::rounded(b.data));
         return by_gemm(out, accumulate, scale, Operand { data: &x, ..a }, Operand { data: &y, ..b });
     }
@@ -97,6 +101,19 @@ pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b
     }
 }
 
+/// `out = scale * a b` in `f32` on this thread, for products too narrow for tiles; `out` is row-major.
+pub fn multiply_here(out: &mut [f32], scale: f32, a: Operand<'_>, b: Operand<'_>) {
+    let ((m, k), (kb, n)) = (a.shape(), b.shape());
+    assert_eq!(k, kb, "inner dimensions differ");
+    assert_eq!(out.len(), m * n, "result of another size");
+    if k == 0 {
+        out.fill(0.0);
+    }
+    if m > 0 && n > 0 && k > 0 {
+        by_gemm_on(out, false, scale, a, b, Parallelism::None);
+    }
+}
+
 /// Values of a result up to which the `gemm` crate takes inner products one by one (`H_M`, `H_N` in its source).
 const FEW_VALUES: usize = 16 * 16;
 /// Inner dimension that the `gemm` crate takes at once, whatever the other sizes.
@@ -104,12 +121,17 @@ const DEPTH: usize = 512;
 
 fn by_gemm(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>) {
     let ((m, k), (_, n)) = (a.shape(), b.shape());
-    let ((a_rs, a_cs), (b_rs, b_cs)) = (a.strides(), b.strides());
     let parallelism = if super::parallel::threads() > 1 && m * n * k > 1 << 17 {
         Parallelism::Rayon(super::parallel::threads())
     } else {
         Parallelism::None
     };
+    by_gemm_on(out, accumulate, scale, a, b, parallelism);
+}
+
+fn by_gemm_on(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>, parallelism: Parallelism) {
+    let ((m, k), (_, n)) = (a.shape(), b.shape());
+    let ((a_rs, a_cs), (b_rs, b_cs)) = (a.strides(), b.strides());
     // For narrow results `gemm` would cut a long inner dimension by the number of rows: it is cut here.
     let depth = if n <= 64 { DEPTH } else { k };
     for start in (0..k).step_by(depth) {

@@ -1,5 +1,7 @@
 //! Masks of dropout as a pure function of seed, row and column, cheap enough to be drawn again in every pass that needs them.
 
+use super::simd::multiversion;
+
 /// Which elements are dropped: independent draws by (row, column).
 #[derive(Debug, Clone, Copy)]
 pub struct Mask {
@@ -73,6 +75,21 @@ impl Row {
     pub fn apply_from(self, first: u32, values: &mut [f32]) {
         for (column, value) in values.iter_mut().enumerate() {
             *value = self.apply(first + column as u32, *value);
+        }
+    }
+}
+
+multiversion! {
+    /// `x = dropout(x) + residual` for rows of `width` values: `dropout` has the mask and the rows' places in it, `residual` may be empty.
+    #[allow(clippy::extra_unused_type_parameters)]
+    pub fn add_dropped<A>(x: &mut [f32], dropout: Option<(Mask, &[u64])>, residual: &[f32], width: usize) {
+        for (r, row) in x.chunks_exact_mut(width).enumerate() {
+            if let Some((mask, places)) = dropout {
+                mask.row(places[r]).apply_to(row);
+            }
+            if !residual.is_empty() {
+                row.iter_mut().zip(&residual[r * width..(r + 1) * width]).for_each(|(x, y)| *x += y);
+            }
         }
     }
 }

@@ -8,6 +8,8 @@ pub mod gemm;
 pub mod layer_norm;
 pub mod mask;
 pub mod math;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod outer;
 pub mod packed;
 pub mod parallel;
 pub mod precision;
@@ -17,3 +19,5 @@ pub mod simd;
 pub mod split;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod tile_attention;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub mod vectors;

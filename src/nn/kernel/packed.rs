@@ -1,6 +1,9 @@
-//! Products with a right matrix that is prepared once: `f32` values as sums of `bf16` parts, on the matrix unit.
+//! Products with a right matrix that is prepared once, by blocks of 32 × 32: on a matrix unit `f32` values as sums of `bf16` parts, elsewhere
+//! values as they are, by AVX-512.
 //!
 //! # Precision
+//! That of AVX-512 is `f32`'s, products and sums fused. On the matrix unit:
+//!
 //! A value is split as `x = h + m + l + r`: `h` is `x` rounded to `bf16` (8 significant bits), `m` the rest rounded to `bf16`,
 //! `l` what then remains, and `|r| ≤ 2⁻²⁴ |x|`, half a unit in the last place of an `f32`, is dropped. A product is
 //! `h·h' + (h·m' + m·h') + (m·m' + h·l' + l·h')`, each exact in `f32` and summed in `f32`; what is left out is at most
@@ -14,7 +17,9 @@
 //! are computed with it and on however many threads.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use tiled::{Block, Lines, Packed, grow, lines, multiply, over_blocks, split_in, steps_at_once};
+pub use tiled::{
+    Aligned, Block, Lines, Packed, grow, keep, lines, multiply, over_blocks, spare, split_in, steps_at_once,
+};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 pub use absent::{Packed, multiply};
@@ -33,15 +38,16 @@ pub enum Start<'a> {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiled {
     use super::Start;
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
 
     use rayon::prelude::*;
 
-    use super::super::amx::{self, DEPTH, MOST_PARTS, SIDE, Tile, Tiles, ahead, group};
+    use super::super::amx::{DEPTH, SIDE, Tile, Tiles, WHOLE, ahead, group};
     use super::super::gemm::Operand;
+    use super::super::outer::{self, Side, Turn};
     use super::super::parallel::{self, Disjoint};
     use super::super::precision;
-    use super::super::split::{Place, split};
+    use super::super::split::{Place, copy, split};
 
     /// Rows of the left matrix that are split at a time, at the most.
     pub const LEFT_ROWS: usize = 256;
@@ -53,12 +59,38 @@ mod tiled {
     /// Steps of the inner dimension that are split and multiplied at a time: so many that 256 rows of them stay in
     /// the second-level cache.
     pub const fn steps_at_once(parts: usize) -> usize {
-        48 / parts
+        96 / group(parts)
     }
 
     thread_local! {
         static LEFT: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
-        static RIGHT: Cell<Vec<Tile>> = const { Cell::new(Vec::new()) };
+        static SPARE: RefCell<Vec<Vec<Tile>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Buffers that a thread keeps for its next products, at the most.
+    const MOST_SPARE: usize = 8;
+
+    /// Memory for `len` tiles, which a thread has kept if it can be: pages that are new cost as much as what is written to them. The
+    /// smallest that is large enough, so that large ones are there for who needs them.
+    pub fn spare(len: usize) -> Vec<Tile> {
+        SPARE
+            .with_borrow_mut(|all| {
+                let fits = (0..all.len()).filter(|i| all[*i].len() >= len).min_by_key(|i| all[*i].len());
+                fits.map(|i| all.swap_remove(i))
+            })
+            .unwrap_or_else(|| vec![Tile::ZERO; len])
+    }
+
+    /// Keeps memory for [`spare`].
+    pub fn keep(tiles: Vec<Tile>) {
+        SPARE.with_borrow_mut(|all| {
+            all.push(tiles);
+            if all.len() > MOST_SPARE {
+                // The smallest costs least to make again.
+                let smallest = (0..all.len()).min_by_key(|i| all[*i].len());
+                smallest.map(|i| all.swap_remove(i));
+            }
+        });
     }
 
     /// Makes room for `len` tiles; what was there stays, so that nothing is cleared that will be overwritten.
@@ -69,7 +101,7 @@ mod tiled {
         &mut tiles[..len]
     }
 
-    /// As [`split`], in this many parts.
+    /// As [`split`], in this many parts; or [`copy`].
     ///
     /// # Safety
     /// As there.
@@ -87,6 +119,7 @@ mod tiled {
             match parts {
                 1 => split::<1>(x, place, first, from, scale, out),
                 2 => split::<2>(x, place, first, from, scale, out),
+                WHOLE => copy(x, place, first, from, scale, out),
                 _ => split::<3>(x, place, first, from, scale, out),
             }
         }
@@ -119,23 +152,26 @@ mod tiled {
     }
 
     impl Packed {
-        /// Prepares `b` in this thread's precision; `None` where the processor has no matrix unit.
+        /// Prepares `b` in this thread's precision; `None` where the processor has no AVX-512.
         pub fn new(b: Operand<'_>) -> Option<Self> {
-            Self::within(b, precision::parts(), Vec::new())
+            Self::within(b, |len| vec![Tile::ZERO; len])
         }
 
-        /// As [`Self::new`], in memory that the caller has; `parts` from 1 to 3.
-        pub fn within(b: Operand<'_>, parts: usize, mut tiles: Vec<Tile>) -> Option<Self> {
-            assert!((1..=MOST_PARTS).contains(&parts), "parts are 1 to 3");
-            if !amx::usable(parts) {
-                return None;
-            }
+        /// As [`Self::new`], for a product or two: in memory that is kept for the next ones ([`Self::let_go`]).
+        pub fn brief(b: Operand<'_>) -> Option<Self> {
+            Self::within(b, spare)
+        }
+
+        fn within(b: Operand<'_>, memory: impl FnOnce(usize) -> Vec<Tile>) -> Option<Self> {
+            let parts = precision::layout()?;
             let (inner, columns) = b.shape();
             let panel = inner.div_ceil(DEPTH) * group(parts);
-            let used = grow(&mut tiles, panel * columns.div_ceil(SIDE));
+            let len = panel * columns.div_ceil(SIDE);
+            let mut tiles = memory(len);
+            let used = grow(&mut tiles, len);
             if panel > 0 {
                 let pack = |(i, part): (usize, &mut [Tile])| {
-                    // SAFETY: `available` has seen that the processor has these instructions.
+                    // SAFETY: `layout` has seen that the processor has these instructions.
                     unsafe { split_in(parts, b.t(), Place::Right, i * SIDE, 0, 1.0, part) }
                 };
                 if parallel::threads() == 1 {
@@ -167,9 +203,9 @@ mod tiled {
             self.inner.div_ceil(DEPTH)
         }
 
-        /// Its memory, for another matrix.
-        pub fn into_tiles(self) -> Vec<Tile> {
-            self.tiles
+        /// Gives its memory to the next product of this thread.
+        pub fn let_go(self) {
+            keep(self.tiles);
         }
 
         /// `out = start + scale * a b`, `out` row-major. `finish` gets every block of finished rows of `out` once, while it is
@@ -217,15 +253,31 @@ mod tiled {
                 return;
             };
             let count = out.len() / self.columns;
-            let (all, most) = (self.steps(), steps_at_once(self.parts));
             let mut left = LEFT.take();
+            self.apply(&registers, &mut left, a, first..first + count, scale, (out, self.columns), start);
+            LEFT.set(left);
+        }
+
+        /// `out = start + scale * a b` for some rows of `a`, on this thread; rows of `out` are `stride` values apart, and `left` is memory to
+        /// split them in.
+        #[allow(clippy::too_many_arguments)]
+        pub fn apply(
+            &self,
+            registers: &Tiles,
+            left: &mut Vec<Tile>,
+            a: Operand<'_>,
+            rows: std::ops::Range<usize>,
+            scale: f32,
+            (out, stride): (&mut [f32], usize),
+            start: Start<'_>,
+        ) {
+            let (all, most, count) = (self.steps(), steps_at_once(self.parts), rows.len());
             for from in (0..all).step_by(most) {
                 let steps = most.min(all - from);
                 let start = if from > 0 { Start::Result } else { start };
-                let tiles = lines(&mut left, a, first..first + count, from..from + steps, scale, self.parts);
-                self.add(&registers, Lines { tiles, rows: count, steps }, from, (out, self.columns), start);
+                let tiles = lines(left, a, rows.clone(), from..from + steps, scale, self.parts);
+                self.add(registers, Lines { tiles, rows: count, steps }, from, (&mut *out, stride), start);
             }
-            LEFT.set(left);
         }
 
         /// `out = start + lines · b`, for the inner dimension's groups `from..from + lines.steps`; rows of `out` are `stride`
@@ -238,53 +290,27 @@ mod tiled {
             (out, stride): (&mut [f32], usize),
             start: Start<'_>,
         ) {
-            match self.parts {
-                1 => self.add_in::<1>(registers, lines, from, (out, stride), start),
-                2 => self.add_in::<2>(registers, lines, from, (out, stride), start),
-                _ => self.add_in::<3>(registers, lines, from, (out, stride), start),
-            }
-        }
-
-        fn add_in<const PARTS: usize>(
-            &self,
-            registers: &Tiles,
-            lines: Lines<'_>,
-            from: usize,
-            (out, stride): (&mut [f32], usize),
-            start: Start<'_>,
-        ) {
             assert!(lines.rows == 0 || out.len() >= (lines.rows - 1) * stride + self.columns, "result of another size");
             for column in (0..self.columns).step_by(SIDE) {
-                self.panels::<PARTS>(lines, column, from, |panel, a, b, next| {
+                self.panels(registers, lines, column, from, |panel, a, b, next| {
                     let row = panel * SIDE;
-                    let (height, width) = (SIDE.min(lines.rows - row), SIDE.min(self.columns - column));
-                    let target = &mut out[row * stride + column..];
-                    if (height, width) == (SIDE, SIDE) {
-                        let c = target.as_mut_ptr();
-                        let from = match start {
-                            Start::Zero => (ZEROS.as_ptr(), 0),
-                            Start::Row(row) => (row[column..][..SIDE].as_ptr(), 0),
-                            Start::Result => (c.cast_const(), stride),
-                        };
-                        // SAFETY: `panels` gives `steps` groups; `target` has 32 rows of 32 values, `stride` apart.
-                        unsafe { registers.block_product::<PARTS>(a, b, lines.steps, (c, stride), from, next) };
-                        return;
-                    }
-                    let mut block = [0f32; SIDE * SIDE];
-                    for (to, from) in block.chunks_exact_mut(SIDE).zip(target.chunks(stride)).take(height) {
-                        match start {
-                            Start::Zero => {}
-                            Start::Row(row) => to[..width].copy_from_slice(&row[column..][..width]),
-                            Start::Result => to[..width].copy_from_slice(&from[..width]),
-                        }
-                    }
-                    let c = block.as_mut_ptr();
-                    // SAFETY: as above; the block is 32 rows of 32 values.
+                    let size = (SIDE.min(lines.rows - row), SIDE.min(self.columns - column));
+                    let start = match start {
+                        Start::Row(row) => Start::Row(&row[column..][..size.1]),
+                        start => start,
+                    };
+                    // SAFETY: `panels` gives `steps` groups; the rows are in `out` by the assertion.
                     unsafe {
-                        registers.block_product::<PARTS>(a, b, lines.steps, (c, SIDE), (c.cast_const(), SIDE), next);
-                    }
-                    for (from, to) in block.chunks_exact(SIDE).zip(target.chunks_mut(stride)).take(height) {
-                        to[..width].copy_from_slice(&from[..width]);
+                        put(
+                            registers,
+                            a,
+                            b,
+                            lines.steps,
+                            (out[row * stride + column..].as_mut_ptr(), stride),
+                            size,
+                            start,
+                            next,
+                        );
                     }
                 });
             }
@@ -300,21 +326,6 @@ mod tiled {
             row: Option<&[f32]>,
             visit: &mut dyn FnMut(usize, usize, &mut Block),
         ) {
-            match self.parts {
-                1 => self.blocks_in::<1>(registers, lines, columns, row, visit),
-                2 => self.blocks_in::<2>(registers, lines, columns, row, visit),
-                _ => self.blocks_in::<3>(registers, lines, columns, row, visit),
-            }
-        }
-
-        fn blocks_in<const PARTS: usize>(
-            &self,
-            registers: &Tiles,
-            lines: Lines<'_>,
-            columns: std::ops::Range<usize>,
-            row: Option<&[f32]>,
-            visit: &mut dyn FnMut(usize, usize, &mut Block),
-        ) {
             let mut block = Aligned([0f32; SIDE * SIDE]);
             for column in columns.step_by(SIDE) {
                 let mut start = [0f32; SIDE];
@@ -322,11 +333,11 @@ mod tiled {
                     let width = SIDE.min(row.len() - column);
                     start[..width].copy_from_slice(&row[column..][..width]);
                 }
-                self.panels::<PARTS>(lines, column, 0, |panel, a, b, next| {
+                self.panels(registers, lines, column, 0, |panel, a, b, next| {
                     let c = block.0.as_mut_ptr();
                     // SAFETY: `panels` gives `steps` groups; the block is 32 rows of 32 values.
                     unsafe {
-                        registers.block_product::<PARTS>(a, b, lines.steps, (c, SIDE), (start.as_ptr(), 0), next);
+                        registers.block_product(a, b, lines.steps, (c, SIDE), (start.as_ptr(), 0), next);
                     }
                     visit(panel, column, &mut block.0);
                 });
@@ -334,28 +345,76 @@ mod tiled {
         }
 
         /// Calls `f(panel, a, b, next)` for each panel of rows against the columns from `column` on; both have `lines.steps`
-        /// groups of `PARTS` parts. The next columns come from memory while these are multiplied.
+        /// groups. The next columns come from memory while these are multiplied.
         #[inline(always)]
-        fn panels<const PARTS: usize>(
+        fn panels(
             &self,
+            registers: &Tiles,
             lines: Lines<'_>,
             column: usize,
             from: usize,
             mut f: impl FnMut(usize, *const Tile, *const Tile, *const u8),
         ) {
-            let (all, steps) = (self.steps(), lines.steps);
+            let (all, steps, group) = (self.steps(), lines.steps, group(self.parts));
             let panels = lines.rows.div_ceil(SIDE);
-            assert!(steps > 0 && PARTS == self.parts && lines.tiles.len() >= panels * steps * group(PARTS));
-            let right = &self.tiles[(column / SIDE * all + from) * group(PARTS)..][..steps * group(PARTS)];
-            let next = right.as_ptr().wrapping_add(all * group(PARTS)).cast::<u8>();
-            for (panel, left) in lines.tiles.chunks_exact(steps * group(PARTS)).enumerate().take(panels) {
-                f(panel, left.as_ptr(), right.as_ptr(), next.wrapping_add(panel * steps * ahead(PARTS)));
+            assert!(steps > 0 && registers.parts() == self.parts && lines.tiles.len() >= panels * steps * group);
+            let right = &self.tiles[(column / SIDE * all + from) * group..][..steps * group];
+            let next = right.as_ptr().wrapping_add(all * group).cast::<u8>();
+            for (panel, left) in lines.tiles.chunks_exact(steps * group).enumerate().take(panels) {
+                f(panel, left.as_ptr(), right.as_ptr(), next.wrapping_add(panel * steps * ahead(self.parts)));
             }
         }
     }
 
+    /// A block from the start of a line of the cache on.
     #[repr(C, align(64))]
-    struct Aligned(Block);
+    #[derive(Clone, Copy)]
+    pub struct Aligned(pub Block);
+
+    /// Puts `start + a b` to the first `size` (rows, columns) of `out`, whose rows are `stride` values apart; as
+    /// [`Tiles::block_product`].
+    ///
+    /// # Safety
+    /// `a` and `b` must have `steps` ≥ 1 groups, and the values of `out` that are written be nobody else's meanwhile.
+    #[allow(clippy::too_many_arguments)]
+    #[inline(always)]
+    unsafe fn put(
+        registers: &Tiles,
+        a: *const Tile,
+        b: *const Tile,
+        steps: usize,
+        (out, stride): (*mut f32, usize),
+        (height, width): (usize, usize),
+        start: Start<'_>,
+        next: *const u8,
+    ) {
+        if (height, width) == (SIDE, SIDE) {
+            let from = match start {
+                Start::Zero => (ZEROS.as_ptr(), 0),
+                Start::Row(row) => (row[..SIDE].as_ptr(), 0),
+                Start::Result => (out.cast_const(), stride),
+            };
+            // SAFETY: the caller's promise.
+            unsafe { registers.block_product(a, b, steps, (out, stride), from, next) };
+            return;
+        }
+        let mut block = Aligned([0f32; SIDE * SIDE]);
+        // SAFETY: the caller's promise.
+        let line = |r: usize| unsafe { std::slice::from_raw_parts_mut(out.add(r * stride), width) };
+        for (r, to) in block.0.chunks_exact_mut(SIDE).enumerate().take(height) {
+            match start {
+                Start::Zero => {}
+                Start::Row(row) => to[..width].copy_from_slice(&row[..width]),
+                Start::Result => to[..width].copy_from_slice(line(r)),
+            }
+        }
+        let c = block.0.as_mut_ptr();
+        // SAFETY: as above; the block is 32 rows of 32 values.
+        unsafe { registers.block_product(a, b, steps, (c, SIDE), (c.cast_const(), SIDE), next) };
+        for (r, from) in block.0.chunks_exact(SIDE).enumerate().take(height) {
+            line(r).copy_from_slice(&from[..width]);
+        }
+    }
 
     /// The rows `rows` of `a` in tiles, the groups `steps` of their inner dimension, times `scale`.
     pub fn lines<'a>(
@@ -389,13 +448,21 @@ mod tiled {
         }
     }
 
-    /// As [`Packed::multiply`], preparing `b` in memory that is kept for the next call. `false`, and nothing done, where there
-    /// is no matrix unit.
+    /// As [`Packed::multiply`], preparing `b` in memory that is kept for the next call. `false`, and nothing done, without
+    /// AVX-512.
     pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>) -> bool {
-        let Some(packed) = Packed::within(b, precision::parts(), RIGHT.take()) else { return false };
+        if a.is_transposed() && !b.is_transposed() {
+            let (a, b) = (a.t(), b);
+            // The longer side as the right matrix, which is not transposed.
+            return match a.shape().1 <= b.shape().1 {
+                true => outer::sum(a, Side::Rows(b), scale, out, Turn::No, accumulate),
+                false => outer::sum(b, Side::Rows(a), scale, out, Turn::Yes, accumulate),
+            };
+        }
+        let Some(packed) = Packed::brief(b) else { return false };
         let start = if accumulate { Start::Result } else { Start::Zero };
         packed.multiply(out, start, scale, a, &|_| {});
-        RIGHT.set(packed.tiles);
+        packed.let_go();
         true
     }
 
@@ -414,8 +481,8 @@ mod tiled {
 
         #[test]
         fn products_of_every_orientation_and_size_are_close_to_f64() {
-            if !amx::available() {
-                eprintln!("skipped: no matrix unit");
+            if precision::layout().is_none() {
+                eprintln!("skipped: no AVX-512");
                 return;
             }
             for (m, n, k) in [(1, 1, 1), (5, 3, 7), (33, 31, 65), (64, 96, 32), (130, 40, 1_600), (300, 8, 48)] {
@@ -448,7 +515,7 @@ mod tiled {
             let (m, n, k) = (301, 70, 200);
             let (x, y) = (values(m * k, 1), values(k * n, 2));
             let Some(packed) = Packed::new(Operand::new(&y, k, n)) else {
-                eprintln!("skipped: no matrix unit");
+                eprintln!("skipped: no AVX-512");
                 return;
             };
             let run = |threads: usize| {
@@ -470,7 +537,7 @@ mod tiled {
         fn a_row_is_added_to_every_row() {
             let (x, y, row) = (values(70 * 40, 1), values(40 * 50, 2), values(50, 3));
             let Some(packed) = Packed::new(Operand::new(&y, 40, 50)) else {
-                eprintln!("skipped: no matrix unit");
+                eprintln!("skipped: no AVX-512");
                 return;
             };
             let (mut plain, mut shifted) = (vec![0f32; 70 * 50], vec![f32::NAN; 70 * 50]);
@@ -485,7 +552,7 @@ mod tiled {
         fn finish_sees_every_value_once() {
             let (x, y) = (values(100 * 40, 1), values(40 * 50, 2));
             let Some(packed) = Packed::new(Operand::new(&y, 40, 50)) else {
-                eprintln!("skipped: no matrix unit");
+                eprintln!("skipped: no AVX-512");
                 return;
             };
             let (mut plain, mut finished) = (vec![0f32; 100 * 50], vec![0f32; 100 * 50]);
@@ -502,7 +569,7 @@ mod absent {
     use super::super::gemm::Operand;
     use super::Start;
 
-    /// A prepared right matrix; none can be made where there is no matrix unit.
+    /// A prepared right matrix; none can be made here.
     #[derive(Debug)]
     pub enum Packed {}
 

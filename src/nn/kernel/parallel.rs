@@ -63,22 +63,35 @@ pub fn column_sums(
 }
 
 /// A mutable slice that several tasks write to at disjoint places.
-#[derive(Clone, Copy)]
-pub struct Disjoint<'a> {
-    data: *mut f32,
+pub struct Disjoint<'a, T = f32> {
+    data: *mut T,
     len: usize,
-    marker: std::marker::PhantomData<&'a mut [f32]>,
+    marker: std::marker::PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: every user writes to ranges that no other task touches (the contract of `range`).
-unsafe impl Send for Disjoint<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Disjoint<'_> {}
+impl<T> Clone for Disjoint<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
 
-impl<'a> Disjoint<'a> {
+impl<T> Copy for Disjoint<'_, T> {}
+
+// SAFETY: every user writes to ranges that no other task touches (the contract of `range`).
+unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
     /// Wraps a slice.
-    pub fn new(data: &'a mut [f32]) -> Self {
+    pub fn new(data: &'a mut [T]) -> Self {
         Self { data: data.as_mut_ptr(), len: data.len(), marker: std::marker::PhantomData }
+    }
+
+    /// Where value `start` is, for what writes to some of the `len` values from there on.
+    pub fn pointer(&self, start: usize, len: usize) -> *mut T {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "range outside the buffer");
+        self.data.wrapping_add(start)
     }
 
     /// `start..start + len` to write to.
@@ -86,9 +99,8 @@ impl<'a> Disjoint<'a> {
     /// # Safety
     /// No two tasks may hold overlapping ranges at the same time.
     #[allow(clippy::mut_from_ref)]
-    pub unsafe fn range(&self, start: usize, len: usize) -> &'a mut [f32] {
-        assert!(start.checked_add(len).is_some_and(|end| end <= self.len), "range outside the buffer");
-        // SAFETY: within the slice by the assertion; disjoint by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.data.add(start), len) }
+    pub unsafe fn range(&self, start: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: within the slice by the assertion there; disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer(start, len), len) }
     }
 }

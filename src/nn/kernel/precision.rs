@@ -6,6 +6,9 @@ use std::cell::Cell;
 
 /// Parts of an `f32`.
 pub const F32: usize = 3;
+/// Parts of an operand of 16 significant bits: half the products of an `f32`, each off by 2⁻¹⁶ at the most. What PyTorch calls `high`
+/// (`torch.set_float32_matmul_precision`: "the sum of two bfloat16 numbers").
+pub const HIGH: usize = 2;
 /// Parts of what is rounded to `bf16`.
 pub const BF16: usize = 1;
 
@@ -26,9 +29,23 @@ pub fn scope(bf16: bool) -> Scope {
     in_parts(if bf16 { BF16 } else { F32 })
 }
 
-/// As [`scope`], with operands of 1 to 3 parts.
+/// As [`scope`], with operands of 1 to 3 parts. Where no matrix unit makes it worth having two, they have three.
 pub fn in_parts(parts: usize) -> Scope {
-    Scope { before: PARTS.replace(parts.clamp(BF16, F32)), not_send: std::marker::PhantomData }
+    let parts = if parts == BF16 || (parts == HIGH && has_unit()) { parts } else { F32 };
+    Scope { before: PARTS.replace(parts), not_send: std::marker::PhantomData }
+}
+
+fn has_unit() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    return super::amx::available();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    false
+}
+
+/// How operands in this thread's precision are laid out for products by blocks ([`super::amx::layout`]).
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub fn layout() -> Option<usize> {
+    super::amx::layout(parts())
 }
 
 /// Whether this thread's products have operands of `bf16`.

@@ -1,8 +1,8 @@
-//! Splits `f32` matrices into `bf16` parts, laid out as the tiles that [`super::amx`] multiplies.
+//! Splits `f32` matrices into `bf16` parts, or takes them whole, laid out as the tiles that [`super::amx`] multiplies.
 
 use std::arch::x86_64::*;
 
-use super::amx::{DEPTH, SIDE, Tile, group};
+use super::amx::{DEPTH, SIDE, Tile, WHOLE, group};
 use super::gemm::Operand;
 
 /// Side of a product that a matrix is on.
@@ -19,8 +19,8 @@ pub enum Place {
 /// a right one, whose transpose `x` then is.
 ///
 /// # Safety
-/// The processor must have AVX-512 F, BW, DQ, VL and BF16.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+/// The processor must have AVX-512 F, BW, DQ and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub unsafe fn split<const PARTS: usize>(
     x: Operand<'_>,
     place: Place,
@@ -76,9 +76,46 @@ pub unsafe fn split<const PARTS: usize>(
     }
 }
 
+/// As [`split`], values as they are ([`super::amx::WHOLE`]).
+///
+/// # Safety
+/// The processor must have AVX-512 F, BW, DQ and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub unsafe fn copy(x: Operand<'_>, place: Place, first: usize, from: usize, scale: f32, out: &mut [Tile]) {
+    const HALF: usize = SIDE / 2;
+    let (lines, inner) = x.shape();
+    let factor = _mm512_set1_ps(scale);
+    // A step is 64 vectors: of a left matrix two for each line, of a right one two halves, each a vector for each place along the inner dimension.
+    for (step, tiles) in out.chunks_exact_mut(group(WHOLE)).enumerate() {
+        let start = from + step * DEPTH;
+        for (half, deep) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (line, start) = (first + half * HALF, start + deep * HALF);
+            let (lines, inner) = (lines.saturating_sub(line), inner.saturating_sub(start));
+            let mut vectors: [__m512i; HALF] = std::array::from_fn(|i| {
+                let values = if x.is_transposed() {
+                    load(x, (i < inner).then_some((start + i, line)), lines)
+                } else {
+                    load(x, (i < lines).then_some((line + i, start)), inner)
+                };
+                _mm512_castps_si512(_mm512_mul_ps(values, factor))
+            });
+            if x.is_transposed() == (place == Place::Left) {
+                transpose(&mut vectors);
+            }
+            for (i, vector) in vectors.into_iter().enumerate() {
+                let at = match place {
+                    Place::Left => 2 * (half * HALF + i) + deep,
+                    Place::Right => half * SIDE + deep * HALF + i,
+                };
+                store(&mut tiles[at / HALF], at % HALF, vector);
+            }
+        }
+    }
+}
+
 /// Writes row `i` of a tile.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn store(tile: &mut Tile, i: usize, row: __m512i) {
     let target = &mut tile.0[16 * i..16 * i + 16];
     // SAFETY: 16 values of 4 bytes.
@@ -87,7 +124,7 @@ fn store(tile: &mut Tile, i: usize, row: __m512i) {
 
 /// Up to 16 values of the stored matrix from (row, column) on, `left` of them before its edge; zero beyond.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn load(x: Operand<'_>, place: Option<(usize, usize)>, left: usize) -> __m512 {
     let Some((row, column)) = place else { return _mm512_setzero_ps() };
     let mask = if left >= 16 { u16::MAX } else { (1 << left) - 1 };
@@ -97,7 +134,7 @@ fn load(x: Operand<'_>, place: Option<(usize, usize)>, left: usize) -> __m512 {
 
 /// The nearest `bf16` (the one farther from zero of two), in the high half of each lane.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn round(x: __m512) -> __m512i {
     // Not the conversion of AVX512-BF16, which is slower than this and ends in the wrong half.
     let up = _mm512_add_epi32(_mm512_castps_si512(x), _mm512_set1_epi32(0x8000));
@@ -106,7 +143,7 @@ fn round(x: __m512) -> __m512i {
 
 /// The high halves of `a`'s lanes, then those of `b`'s.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn neighbours(a: __m512i, b: __m512i) -> __m512i {
     const ODD: [u16; 32] = {
         let mut words = [0; 32];
@@ -124,7 +161,7 @@ fn neighbours(a: __m512i, b: __m512i) -> __m512i {
 
 /// In each lane the high half of `a`'s below that of `b`'s.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn interleaved(a: __m512i, b: __m512i) -> __m512i {
     _mm512_or_si512(_mm512_srli_epi32::<16>(a), b)
 }

@@ -1,0 +1,117 @@
+//! Products of blocks by AVX-512, on the layout of [`super::amx`], for processors without its unit.
+//!
+//! A row of the right block is two vectors; a value of the left one is broadcast to all lanes. Eleven rows are summed at a time, so that
+//! their 22 sums, in registers, hide how long a multiplication takes, and the right block is read three times.
+
+use std::arch::x86_64::*;
+
+use super::amx::{SIDE, Tile, ahead, group};
+
+/// Rows that are summed at a time.
+const ROWS: usize = 11;
+/// Lanes of a vector.
+const LANES: usize = SIDE / 2;
+
+macro_rules! product {
+    ($(#[$doc:meta])* $name:ident, $rows:ident, $features:literal, $parts:expr, $op:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As there; the processor must have the instructions.
+        #[target_feature(enable = $features)]
+        pub unsafe fn $name(
+            a: *const Tile,
+            b: *const Tile,
+            steps: usize,
+            (c, stride): (*mut f32, usize),
+            (from, line): (*const f32, usize),
+            next: *const u8,
+        ) {
+            const REST: usize = SIDE - 2 * ROWS;
+            const DEEP: usize = group($parts) * size_of::<Tile>() / (SIDE * size_of::<f32>());
+            let a = a.cast::<f32>();
+            let ask = (next, ahead($parts));
+            // SAFETY: the caller's promise, for rows from 0, 11 and 22 on.
+            unsafe {
+                $rows::<ROWS>(a, b, steps, (c, stride), (from, line), ask);
+                for (first, all) in [(ROWS, true), (2 * ROWS, false)] {
+                    let (a, c) = (a.add(first * DEEP), c.add(first * stride));
+                    let from = (from.wrapping_add(first * line), line);
+                    if all {
+                        $rows::<ROWS>(a, b, steps, (c, stride), from, (next, 0));
+                    } else {
+                        $rows::<REST>(a, b, steps, (c, stride), from, (next, 0));
+                    }
+                }
+            }
+        }
+
+        /// `R` rows of the block; asks for so many bytes from `next` on at each step.
+        ///
+        /// # Safety
+        /// As the whole block's.
+        #[target_feature(enable = $features)]
+        unsafe fn $rows<const R: usize>(
+            a: *const f32,
+            b: *const Tile,
+            steps: usize,
+            (c, stride): (*mut f32, usize),
+            (from, line): (*const f32, usize),
+            (next, bytes): (*const u8, usize),
+        ) {
+            const WORDS: usize = group($parts) * size_of::<Tile>() / size_of::<f32>();
+            // Vectors of a half of the right block.
+            const DEEP: usize = WORDS / SIDE;
+            let b = b.cast::<f32>();
+            // SAFETY: the caller's promise.
+            unsafe {
+                let start = |r: usize| from.wrapping_add(r * line);
+                let mut sums: [[__m512; 2]; R] =
+                    std::array::from_fn(|r| [_mm512_loadu_ps(start(r)), _mm512_loadu_ps(start(r).wrapping_add(LANES))]);
+                for step in 0..steps {
+                    let (a, b) = (a.add(step * WORDS), b.add(step * WORDS));
+                    for line in 0..bytes / 64 {
+                        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(step * bytes + line * 64).cast());
+                    }
+                    for k in 0..DEEP {
+                        let right = [_mm512_loadu_ps(b.add(k * LANES)), _mm512_loadu_ps(b.add((DEEP + k) * LANES))];
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let left = _mm512_set1_ps(*a.add(r * DEEP + k));
+                            sums[0] = $op(sums[0], left, right[0]);
+                            sums[1] = $op(sums[1], left, right[1]);
+                        }
+                    }
+                }
+                for (r, sums) in sums.iter().enumerate() {
+                    _mm512_storeu_ps(c.add(r * stride), sums[0]);
+                    _mm512_storeu_ps(c.add(r * stride + LANES), sums[1]);
+                }
+            }
+        }
+    };
+}
+
+product!(
+    /// [`super::amx::Tiles::block_product`] of values as they are.
+    whole,
+    whole_rows,
+    "avx512f",
+    super::amx::WHOLE,
+    |sum, a, b| _mm512_fmadd_ps(a, b, sum)
+);
+
+product!(
+    /// [`super::amx::Tiles::block_product`] of values in one part, two products at a time.
+    pairs,
+    pair_rows,
+    "avx512f,avx512bf16",
+    1,
+    |sum, a, b| _mm512_dpbf16_ps(sum, of_pairs(a), of_pairs(b))
+);
+
+/// Lanes as pairs of `bf16`.
+#[inline(always)]
+fn of_pairs(lanes: __m512) -> __m512bh {
+    // SAFETY: any bits are vectors of `bf16`.
+    unsafe { std::mem::transmute::<__m512, __m512bh>(lanes) }
+}
