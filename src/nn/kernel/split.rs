@@ -91,23 +91,25 @@ pub unsafe fn copy(x: Operand<'_>, place: Place, first: usize, from: usize, scal
         for (half, deep) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let (line, start) = (first + half * HALF, start + deep * HALF);
             let (lines, inner) = (lines.saturating_sub(line), inner.saturating_sub(start));
-            let mut vectors: [__m512i; HALF] = std::array::from_fn(|i| {
+            let value = |i: usize| {
                 let values = if x.is_transposed() {
                     load(x, (i < inner).then_some((start + i, line)), lines)
                 } else {
                     load(x, (i < lines).then_some((line + i, start)), inner)
                 };
                 _mm512_castps_si512(_mm512_mul_ps(values, factor))
-            });
+            };
+            let at = |i: usize| match place {
+                Place::Left => 2 * (half * HALF + i) + deep,
+                Place::Right => half * SIDE + deep * HALF + i,
+            };
+            let mut put = |i: usize, vector: __m512i| store(&mut tiles[at(i) / HALF], at(i) % HALF, vector);
             if x.is_transposed() == (place == Place::Left) {
+                let mut vectors: [__m512i; HALF] = std::array::from_fn(value);
                 transpose(&mut vectors);
-            }
-            for (i, vector) in vectors.into_iter().enumerate() {
-                let at = match place {
-                    Place::Left => 2 * (half * HALF + i) + deep,
-                    Place::Right => half * SIDE + deep * HALF + i,
-                };
-                store(&mut tiles[at / HALF], at % HALF, vector);
+                vectors.into_iter().enumerate().for_each(|(i, vector)| put(i, vector));
+            } else {
+                (0..HALF).for_each(|i| put(i, value(i)));
             }
         }
     }
