@@ -43,13 +43,18 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -
 /// A new file, locked, so that [`remove_abandoned`] knows it from one whose process is gone. Where the file system has no locks it has none.
 fn create_locked(path: &Path) -> io::Result<File> {
     loop {
-        let file = File::create(path)?;
+        // Emptied when it is locked: another process of this number, on another host, may be writing it.
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
         if file.lock().is_err() {
+            file.set_len(0)?;
             return Ok(file);
         }
-        // Before the lock was had, it may have been taken for an abandoned one.
+        // Before the lock was had, it may have been renamed, or taken for an abandoned one.
         match fs::metadata(path) {
-            Ok(there) if same_file(&there, &file.metadata()?) => return Ok(file),
+            Ok(there) if same_file(&there, &file.metadata()?) => {
+                file.set_len(0)?;
+                return Ok(file);
+            }
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
@@ -76,6 +81,9 @@ pub fn remove_abandoned(folder: &Path) {
         if writer.is_some_and(|(_, pid)| pid.parse::<u32>().is_ok())
             && let Ok(file) = File::options().write(true).open(entry.path())
             && file.try_lock().is_ok()
+            // Nor one that got its name meanwhile, and another one its old one.
+            && let (Ok(there), Ok(own)) = (fs::metadata(entry.path()), file.metadata())
+            && same_file(&there, &own)
         {
             let _ = fs::remove_file(entry.path());
         }

@@ -30,7 +30,7 @@ pub fn identity_of(embedder: &Embedder, content: &[u8; 32]) -> Identity {
     };
     parts.add(kind.as_bytes());
     parts.add(crate::nn::instructions().as_bytes());
-    parts.add(&[precision::parts() as u8]);
+    parts.add(&precision::arithmetic());
     parts.add(content);
     Identity(parts.0.finalize().into())
 }

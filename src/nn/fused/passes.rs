@@ -147,7 +147,7 @@ impl Rest<'_> {
         Some([output.get()?, up.get()?, down.get()?])
     }
 
-    /// From the layer's input `x` `[rows, hidden]` and attention's result `context`; `None` without AVX-512.
+    /// From the layer's input `x` `[rows, hidden]` and attention's result `context`; `None` where products are not by blocks ([`crate::nn::kernel::amx::layout`]).
     pub fn forward(&self, x: &[f32], context: &[f32]) -> Option<Forward> {
         let [output, up, down] = self.packed()?;
         let (hidden, inputs, parts) = (self.hidden, output.inner(), output.parts());
@@ -206,7 +206,7 @@ impl Rest<'_> {
         self.biases[layer].as_deref().map_or(Start::Zero, Start::Row)
     }
 
-    /// From what the forward pass kept and the gradient by its result; the weights are `W`. `None` without AVX-512.
+    /// From what the forward pass kept and the gradient by its result; the weights are `W`. `None` where products are not by blocks ([`crate::nn::kernel::amx::layout`]).
     pub fn backward(
         &self,
         (middle, inner, last): (&[f32], &[Aligned], &[f32]),

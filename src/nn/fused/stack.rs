@@ -86,7 +86,7 @@ impl Drop for Ready<'_> {
     }
 }
 
-/// A layer's weight with what its adapter adds: `Wᵀ` for the forward pass, `W` for the backward pass. Empty without AVX-512.
+/// A layer's weight with what its adapter adds: `Wᵀ` for the forward pass, `W` for the backward pass. Empty where products are not by blocks.
 ///
 /// # Errors
 /// Where the shapes do not fit.

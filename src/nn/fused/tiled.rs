@@ -95,7 +95,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// In this thread's precision; `None` where the processor has no AVX-512, or the shapes do not fit.
+    /// In this thread's precision; `None` where products are not by blocks, or the shapes do not fit.
     pub fn new(parts: &Parts) -> Option<Self> {
         let projections = parts.projections.iter().map(Linear::new).collect::<Option<Vec<_>>>()?;
         let up = match &parts.inner {
@@ -171,6 +171,7 @@ impl Layer {
         if let Some(prepare) = &self.prepare {
             prepare.apply(&mut qkv, tokens.positions)?;
         }
+        // Whole values are those of `f32`.
         let _precision = precision::in_parts(self.down.weight.parts());
         let context = Attention::over(&qkv, tokens.cu_seqlens, &self.heads, width, tokens.bias)?;
         drop(qkv);

@@ -1,7 +1,7 @@
 //! A transformer layer of BERT's kind as one operation that is differentiated by hand: what the backward pass needs is kept,
 //! what is cheap is computed again, and gradients by parameters go to a [`GradientSink`] without a copy.
 //!
-//! Products are in the thread's precision ([`precision`]). With AMX or AVX-512, what follows attention goes by blocks of rows.
+//! Products are in the thread's precision ([`precision`]). Where products are by blocks (AMX, AVX-512), what follows attention goes by blocks of rows.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -212,7 +212,7 @@ impl Run {
     }
 
     /// [`Self::gradient`] as far as attention's result, by blocks of rows: the gradients by the layer's input through the first residual,
-    /// and by attention's result; `None` without AVX-512.
+    /// and by attention's result; `None` where products are not by blocks ([`crate::nn::kernel::amx::layout`]).
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     fn rest_gradient(
         &self,

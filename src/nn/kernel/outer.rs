@@ -15,6 +15,9 @@ use super::split::Place;
 /// Steps of rows that are multiplied at a time: so many that a narrow side's tiles stay in the second-level cache.
 const CHUNK: usize = 24;
 
+/// Blocks of sums that a thread keeps for its next product, at the most: 64 MB.
+const MOST_KEPT: usize = 1 << 14;
+
 thread_local! {
     static SUMS: RefCell<Vec<Aligned>> = const { RefCell::new(Vec::new()) };
 }
@@ -89,8 +92,8 @@ pub enum Turn {
     Yes,
 }
 
-/// `out = scale aᵀ b`, or added to what was there, for `a` `[rows, columns]`, row-major. `false`, and nothing done, without
-/// AVX-512.
+/// `out = scale aᵀ b`, or added to what was there, for `a` `[rows, columns]`, row-major. `false`, and nothing done, where
+/// products are not by blocks.
 pub fn sum(a: Operand<'_>, b: Side<'_>, scale: f32, out: &mut [f32], turn: Turn, add: bool) -> bool {
     let (rows, m) = a.shape();
     let (n, parts) = match &b {
@@ -164,7 +167,9 @@ pub fn sum(a: Operand<'_>, b: Side<'_>, scale: f32, out: &mut [f32], turn: Turn,
         });
     }
     unpack(&sums[..blocks], (m, n), rows > 0, out, turn, add);
-    SUMS.set(sums);
+    if sums.len() <= MOST_KEPT {
+        SUMS.set(sums);
+    }
     keep(left);
     if !right.is_empty() {
         keep(right);

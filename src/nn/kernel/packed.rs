@@ -1,5 +1,5 @@
 //! Products with a right matrix that is prepared once, by blocks of 32 × 32: on a matrix unit `f32` values as sums of `bf16` parts, elsewhere
-//! values as they are, by AVX-512.
+//! values as they are, by AVX-512, or rounded to `bf16`, by AVX512-BF16.
 //!
 //! # Precision
 //! That of AVX-512 is `f32`'s, products and sums fused. On the matrix unit:
@@ -9,7 +9,7 @@
 //! `h·h' + (h·m' + m·h') + (m·m' + h·l' + l·h')`, each exact in `f32` and summed in `f32`; what is left out is at most
 //! `2⁻²³ |x·x'|`. That is the precision of an `f32` product: against `f64`, on random matrices with an inner dimension of 384,
 //! the root mean square error is 4e-8 of the largest result, where `gemm`'s is 1e-7; at 1,536 it is 8e-8, and 1e-7. Two parts
-//! and three products would take half the time, but be off by 1e-6.
+//! and three products take half the time, but are off by 1e-6: training has them.
 //!
 //! Values above 3.38e38 round to infinity and give NaN; parts below 1.2e-38 are taken for zero.
 //!
@@ -152,7 +152,7 @@ mod tiled {
     }
 
     impl Packed {
-        /// Prepares `b` in this thread's precision; `None` where the processor has no AVX-512.
+        /// Prepares `b` in this thread's precision; `None` where products are not by blocks (`amx::layout`).
         pub fn new(b: Operand<'_>) -> Option<Self> {
             Self::within(b, |len| vec![Tile::ZERO; len])
         }
@@ -193,7 +193,7 @@ mod tiled {
             self.inner
         }
 
-        /// Parts that its values are split into.
+        /// Parts that its values are split into, or [`WHOLE`].
         pub fn parts(&self) -> usize {
             self.parts
         }
@@ -448,8 +448,8 @@ mod tiled {
         }
     }
 
-    /// As [`Packed::multiply`], preparing `b` in memory that is kept for the next call. `false`, and nothing done, without
-    /// AVX-512.
+    /// As [`Packed::multiply`], preparing `b` in memory that is kept for the next call. `false`, and nothing done, where products are not
+    /// by blocks.
     pub fn multiply(out: &mut [f32], accumulate: bool, scale: f32, a: Operand<'_>, b: Operand<'_>) -> bool {
         if a.is_transposed() && !b.is_transposed() {
             let (a, b) = (a.t(), b);

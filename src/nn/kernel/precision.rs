@@ -35,6 +35,15 @@ pub fn in_parts(parts: usize) -> Scope {
     Scope { before: PARTS.replace(parts), not_send: std::marker::PhantomData }
 }
 
+/// What tells this thread's products from those in another precision, or of a processor that lays operands out in another way.
+pub fn arithmetic() -> [u8; 2] {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    let layout = layout().unwrap_or_default();
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    let layout = 0;
+    [parts() as u8, layout as u8]
+}
+
 fn has_unit() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     return super::amx::available();

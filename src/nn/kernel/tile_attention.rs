@@ -44,8 +44,8 @@ struct Backward {
 }
 
 /// Writes `dropout(softmax(scale q kᵀ + bias)) v` (`[n, depth]` rows) through `write(row, values)`, with operands of `parts`
-/// parts; `head` has the rows of the queries, `keys` those of keys and values. `false`, and nothing done, without
-/// AVX-512.
+/// parts; `head` has the rows of the queries, `keys` those of keys and values. `false`, and nothing done, where
+/// products are not by blocks.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     parts: usize,
@@ -169,7 +169,7 @@ unsafe fn run<const PARTS: usize>(
 
 /// Backward: writes the gradients by q, k and v (`[n, depth]` rows each) through `write(part, query, row, values)`, with operands of
 /// `parts` parts; `keys` has the rows of keys and values, `queries` the heads that attend to them, `dout` is the gradient by the forward
-/// result. `false`, and nothing done, without AVX-512.
+/// result. `false`, and nothing done, where products are not by blocks.
 pub fn backward(
     parts: usize,
     [q, k, v, dout]: [&[f32]; 4],
