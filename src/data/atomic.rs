@@ -72,13 +72,14 @@ fn same_file(_: &fs::Metadata, _: &fs::Metadata) -> bool {
     true
 }
 
-/// Removes what processes that were killed in [`write()`] have left in a folder. What cannot be read, locked or removed stays.
+/// Removes what processes that were killed in [`write()`] have left of the files that are in a folder now. What is nobody's known file, and what
+/// cannot be read, locked or removed, stays.
 pub fn remove_abandoned(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let writer = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")?.rsplit_once('.'));
-        if writer.is_some_and(|(_, pid)| pid.parse::<u32>().is_ok())
+        if writer.is_some_and(|(target, pid)| pid.parse::<u32>().is_ok() && folder.join(target).is_file())
             && let Ok(file) = File::options().write(true).open(entry.path())
             && file.try_lock().is_ok()
             // Nor one that got its name meanwhile, and another one its old one.
@@ -98,9 +99,10 @@ mod tests {
     fn what_is_being_written_is_told_from_what_was_abandoned() {
         let folder = tempfile::tempdir().unwrap();
         let (path, abandoned) = (folder.path().join("table.csv"), folder.path().join(".table.csv.1.tmp"));
-        let others = [".table.csv.tmp", "table.csv.1.tmp", ".hidden"].map(|name| folder.path().join(name));
+        let others = [".table.csv.tmp", "table.csv.1.tmp", ".notes.txt.1.tmp"].map(|name| folder.path().join(name));
         others.iter().for_each(|path| fs::write(path, "").unwrap());
         fs::write(&abandoned, "half").unwrap();
+        fs::write(&path, "before").unwrap();
         write_with(&path, |file| {
             remove_abandoned(folder.path());
             file.write_all(b"whole")
