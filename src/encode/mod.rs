@@ -16,11 +16,13 @@ use crate::nn::PackedBatch;
 use crate::nn::kernel::precision;
 
 /// Tokens of a micro-batch on the CPU; one text may exceed it.
-const CPU_TOKENS: usize = 768;
+const CPU_TOKENS: usize = 1_024;
 /// Tokens of a micro-batch on other devices.
 const DEVICE_TOKENS: usize = 32_768;
-/// Bytes of text that a worker takes at a time.
+/// Bytes of text that a worker takes at a time, at the most.
 const TAKE_BYTES: usize = 16_384;
+/// Bytes that it takes at the least: some micro-batch's third.
+const LAST_BYTES: usize = 1_024;
 /// As [`TAKE_BYTES`], on other devices.
 const DEVICE_BYTES: usize = 262_144;
 
@@ -63,8 +65,18 @@ pub fn encode(
     let mut order: Vec<usize> = (0..unique.len()).collect();
     order.sort_by_key(|&i| (std::cmp::Reverse(unique[i].len()), i));
     let cpu = embedder.device().is_cpu();
-    let bytes = if cpu { TAKE_BYTES } else { DEVICE_BYTES };
-    let takes = cut(&order, |&i| unique[i].len() + prompt.len() + 8, bytes);
+    let weight = |&i: &usize| unique[i].len() + prompt.len() + 8;
+    let takes = if cpu {
+        // Ever smaller ones towards the end, so that all workers stop at about the same time.
+        let mut left: usize = order.iter().map(weight).sum();
+        let shares = 4 * rayon::current_num_threads();
+        cut(&order, weight, |taken| {
+            left -= taken;
+            (left / shares).clamp(LAST_BYTES, TAKE_BYTES)
+        })
+    } else {
+        cut(&order, weight, |_| DEVICE_BYTES)
+    };
 
     let dim = embedder.files().embedding_size();
     if cpu && !unique.is_empty() {
@@ -135,24 +147,50 @@ fn one_thread<T: Send>(f: impl FnOnce() -> Result<T, ModelError> + Send) -> Resu
     pool.install(f)
 }
 
-/// Cuts a list into runs whose weights add up to `limit` at the most (one item may exceed it).
-fn cut<T: Clone>(items: &[T], weight: impl Fn(&T) -> usize, limit: usize) -> Vec<Vec<T>> {
+/// Cuts a list into runs whose weights add up to `limit` at the most (one item may exceed it), which is asked before each run and told the
+/// weight of the one before.
+fn cut<T: Clone>(items: &[T], weight: impl Fn(&T) -> usize, mut limit: impl FnMut(usize) -> usize) -> Vec<Vec<T>> {
     let mut runs: Vec<Vec<T>> = Vec::new();
-    let mut sum = 0;
+    let (mut sum, mut most) = (0, limit(0));
     for item in items {
         let w = weight(item);
         match runs.last_mut() {
-            Some(run) if sum + w <= limit => {
+            Some(run) if sum + w <= most => {
                 run.push(item.clone());
                 sum += w;
             }
             _ => {
+                if !runs.is_empty() {
+                    most = limit(sum);
+                }
                 runs.push(vec![item.clone()]);
                 sum = w;
             }
         }
     }
     runs
+}
+
+/// Cuts a list into as few runs as weights of `most` allow, of about one weight.
+fn even<T>(items: &[T], weight: impl Fn(&T) -> usize, most: usize) -> impl Iterator<Item = &[T]> {
+    let total: usize = items.iter().map(&weight).sum();
+    let runs = total.div_ceil(most).max(1);
+    let mut before = 0;
+    let run_of: Vec<usize> = items
+        .iter()
+        .map(|item| {
+            let middle = before + weight(item) / 2;
+            before += weight(item);
+            middle * runs / total.max(1)
+        })
+        .collect();
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        let run = *run_of.get(first)?;
+        let count = run_of[first..].iter().take_while(|&&other| other == run).count();
+        first += count;
+        Some(&items[first - count..first])
+    })
 }
 
 struct Work<'a> {
@@ -178,8 +216,8 @@ impl Work<'_> {
             let texts: Vec<&str> = take.iter().map(|&i| self.unique[i]).collect();
             let ids = self.embedder.files().tokenizer().encode(&texts, self.prompt)?;
             let rows: Vec<(usize, Vec<u32>)> = take.iter().copied().zip(ids).collect();
-            for batch in cut(&rows, |(_, ids)| ids.len(), self.budget) {
-                self.micro_batch(&batch)?;
+            for batch in even(&rows, |(_, ids)| ids.len(), self.budget) {
+                self.micro_batch(batch)?;
                 let tokens = batch.iter().map(|(_, ids)| ids.len()).sum();
                 self.tokens.fetch_add(tokens, Ordering::Relaxed);
                 self.truncated.fetch_add(batch.iter().filter(|(_, ids)| ids.len() >= limit).count(), Ordering::Relaxed);
@@ -208,4 +246,48 @@ impl Work<'_> {
 /// As [`Embedder::forward`].
 pub fn embed_tokens(embedder: &Embedder, sequences: &[Vec<u32>]) -> candle_core::Result<candle_core::Tensor> {
     embedder.forward(&PackedBatch::new(sequences), Mode::INFERENCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_hold_every_item_once_and_no_more_than_their_limits() {
+        let items: Vec<usize> = (0..200).map(|i| 1 + i * 37 % 23).collect();
+        let (mut limits, mut told) = (Vec::new(), Vec::new());
+        let runs = cut(
+            &items,
+            |&w| w,
+            |before| {
+                told.push(before);
+                limits.push(100usize.saturating_sub(2 * limits.len()).max(30));
+                limits[limits.len() - 1]
+            },
+        );
+        assert_eq!(runs.concat(), items);
+        let sums: Vec<usize> = runs.iter().map(|run| run.iter().sum()).collect();
+        assert!(sums.iter().zip(&limits).all(|(sum, limit)| sum <= limit), "{sums:?} {limits:?}");
+        assert_eq!(told[1..], sums[..sums.len() - 1], "a limit is asked for with what was taken before");
+        assert_eq!(cut(&[7, 50, 7], |&w| w, |_| 10), [vec![7], vec![50], vec![7]]);
+        assert!(cut(&[0; 0], |&w| w, |_| 10).is_empty());
+    }
+
+    #[test]
+    fn even_runs_differ_by_no_more_than_an_item() {
+        let items: Vec<usize> = (0..300).map(|i| 5 + i * 37 % 23).collect();
+        let total: usize = items.iter().sum();
+        for most in [total, total - 1, 1_000, 400, 50] {
+            let runs: Vec<&[usize]> = even(&items, |&w| w, most).collect();
+            assert_eq!(runs.concat(), items);
+            let share = total as f64 / total.div_ceil(most) as f64;
+            for sum in runs.iter().map(|run| run.iter().sum::<usize>() as f64) {
+                assert!((sum - share).abs() <= 28.0, "{sum} of {share}, {most}");
+            }
+        }
+        let long: Vec<&[usize]> = even(&[500, 3, 400], |&w| w, 100).collect();
+        assert_eq!(long, [&[500][..], &[3], &[400]]);
+        assert_eq!(even(&[0, 0], |&w| w, 10).count(), 1);
+        assert_eq!(even(&[0; 0], |&w| w, 10).count(), 0);
+    }
 }

@@ -14,11 +14,8 @@ use crate::nn::kernel::gemm::Operand;
 use crate::nn::kernel::layer_norm::{self, Rows};
 use crate::nn::kernel::mask::{Mask, add_dropped};
 use crate::nn::kernel::outer::{Columns, Writer};
-use crate::nn::kernel::packed::{
-    Aligned, Block, Lines, Packed, Start, grow, lines, over_blocks, split_in, steps_at_once,
-};
+use crate::nn::kernel::packed::{Aligned, Block, Lines, Next, Packed, Start, grow, lines, over_blocks, steps_at_once};
 use crate::nn::kernel::parallel::{self, Disjoint};
-use crate::nn::kernel::split::Place;
 use crate::nn::storage::unset;
 
 /// Reused buffers of a worker.
@@ -180,16 +177,13 @@ impl Rest<'_> {
                     let steps = steps_at_once(parts).min(all - from);
                     let span = from * SIDE..((from + steps) * SIDE).min(self.inner);
                     let between = grow(between, count.div_ceil(SIDE) * steps * group(parts));
-                    up.blocks(&registers, input, span, self.biases[1].as_deref(), &mut |panel, column, block| {
+                    let next = Some(Next { tiles: &mut *between, from, steps });
+                    up.blocks(&registers, input, span, self.biases[1].as_deref(), next, &mut |panel, column, block| {
                         // SAFETY: a block for each panel of rows and columns.
                         let keep = unsafe { kept.range((first / SIDE + panel) * columns + column / SIDE, 1) };
                         keep[0].0 = *block;
                         clear_beyond(&mut keep[0].0, count - panel * SIDE, self.inner - column);
                         self.activation.apply(block);
-                        let to = (panel * steps + column / SIDE - from) * group(parts);
-                        let x = Operand::new(block, SIDE, SIDE);
-                        // SAFETY: `Tiles::new` has seen that the processor has these instructions.
-                        unsafe { split_in(parts, x, Place::Left, 0, 0, 1.0, &mut between[to..to + group(parts)]) };
                     });
                     let start = if from > 0 { Start::Result } else { self.start(2) };
                     let lines = Lines { tiles: between, rows: count, steps };
@@ -290,7 +284,8 @@ impl Rest<'_> {
                     let steps = steps_at_once(parts).min(all - from);
                     let span = from * SIDE..((from + steps) * SIDE).min(self.inner);
                     let between = grow(between, count.div_ceil(SIDE) * steps * group(parts));
-                    down.blocks(&registers, input, span, None, &mut |panel, column, block| {
+                    let next = Some(Next { tiles: &mut *between, from, steps });
+                    down.blocks(&registers, input, span, None, next, &mut |panel, column, block| {
                         let (row_panel, column_panel) = (first / SIDE + panel, column / SIDE);
                         let mut active_block = inner[row_panel * columns + column_panel];
                         value_and_slope(self.activation, &mut active_block.0, block);
@@ -312,10 +307,6 @@ impl Rest<'_> {
                         };
                         put(&active, &active_rows, &active_block.0);
                         put(&dinner, &dinner_rows, block);
-                        let to = (panel * steps + column_panel - from) * group(parts);
-                        let x = Operand::new(block, SIDE, SIDE);
-                        // SAFETY: `Tiles::new` has seen that the processor has these instructions.
-                        unsafe { split_in(parts, x, Place::Left, 0, 0, 1.0, &mut between[to..to + group(parts)]) };
                     });
                     let lines = Lines { tiles: between, rows: count, steps };
                     up.add(&registers, lines, from, (&mut *dmiddle, hidden), Start::Result);

@@ -11,11 +11,10 @@ use crate::nn::attention::{Heads, Packed as Attention};
 use crate::nn::kernel::amx::{SIDE, Tile, Tiles, group};
 use crate::nn::kernel::gemm::Operand;
 use crate::nn::kernel::layer_norm::{self, Rows};
-use crate::nn::kernel::packed::{Block, Lines, Packed, Start, grow, lines, over_blocks, split_in, steps_at_once};
+use crate::nn::kernel::packed::{Lines, Next, Packed, Start, grow, lines, over_blocks, steps_at_once};
 use crate::nn::kernel::parallel::Disjoint;
 use crate::nn::kernel::precision;
 use crate::nn::kernel::rms_norm;
-use crate::nn::kernel::split::Place;
 use crate::nn::rotary::QueryKey;
 use crate::nn::storage::{unset, with_values};
 
@@ -266,18 +265,11 @@ impl Layer {
             let steps = steps_at_once(parts).min(all - from);
             let columns = from * SIDE..((from + steps) * SIDE).min(self.inner());
             let between = grow(inner, panels * steps * group(parts));
-            // A block of what is in between is one group of the next product's rows.
-            let mut put = |panel: usize, column: usize, block: &Block| {
-                let start = (panel * steps + column / SIDE - from) * group(parts);
-                let x = Operand::new(block, SIDE, SIDE);
-                // SAFETY: `Tiles::new` has seen that the processor has these instructions.
-                unsafe { split_in(parts, x, Place::Left, 0, 0, 1.0, &mut between[start..start + group(parts)]) };
-            };
             match &self.up {
                 Up::Plain(up) => {
-                    up.weight.blocks(registers, input, columns, up.bias.as_deref(), &mut |panel, column, block| {
+                    let next = Some(Next { tiles: &mut *between, from, steps });
+                    up.weight.blocks(registers, input, columns, up.bias.as_deref(), next, &mut |_, _, block| {
                         self.activation.apply(block);
-                        put(panel, column, block);
                     });
                 }
                 Up::Gated(gate, up) => {
@@ -290,14 +282,15 @@ impl Layer {
                             input,
                             one.clone(),
                             gate.bias.as_deref(),
+                            None,
                             &mut |panel, _, block| {
                                 self.activation.apply(block);
                                 gates[of(panel)].copy_from_slice(block);
                             },
                         );
-                        up.weight.blocks(registers, input, one, up.bias.as_deref(), &mut |panel, column, block| {
+                        let next = Some(Next { tiles: &mut *between, from, steps });
+                        up.weight.blocks(registers, input, one, up.bias.as_deref(), next, &mut |panel, _, block| {
                             block.iter_mut().zip(&gates[of(panel)]).for_each(|(u, g)| *u *= g);
-                            put(panel, column, block);
                         });
                     }
                 }

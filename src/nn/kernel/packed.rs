@@ -18,7 +18,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub use tiled::{
-    Aligned, Block, Lines, Packed, grow, keep, lines, multiply, over_blocks, spare, split_in, steps_at_once,
+    Aligned, Block, Lines, Next, Packed, grow, keep, lines, multiply, over_blocks, spare, split_in, steps_at_once,
 };
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -134,6 +134,30 @@ mod tiled {
         pub rows: usize,
         /// Groups of a panel.
         pub steps: usize,
+    }
+
+    /// Where blocks of a result become rows of the next product, in tiles.
+    pub struct Next<'a> {
+        /// As those of [`Lines`].
+        pub tiles: &'a mut [Tile],
+        /// The panel of columns that is the first group.
+        pub from: usize,
+        /// Groups of a panel.
+        pub steps: usize,
+    }
+
+    impl Next<'_> {
+        fn group(&mut self, panel: usize, column: usize, parts: usize) -> &mut [Tile] {
+            let at = (panel * self.steps + column - self.from) * group(parts);
+            &mut self.tiles[at..at + group(parts)]
+        }
+    }
+
+    /// A group of a left matrix as its values.
+    fn whole(group: &mut [Tile]) -> &mut Block {
+        assert!(size_of_val(group) >= size_of::<Block>(), "a group of another layout");
+        // SAFETY: of that size, aligned to more; a group of values as they are is 32 rows of 32 of them (`split::copy`).
+        unsafe { &mut *group.as_mut_ptr().cast::<Block>() }
     }
 
     /// A right matrix `[inner, columns]`, split and laid out by panels of 32 columns.
@@ -317,29 +341,39 @@ mod tiled {
         }
 
         /// `row + lines · b` block by block: `visit` gets the number of the panel of rows, the first column, and 32 x 32 values,
-        /// of which those past the edges mean nothing. `columns` is where the panels of columns begin.
+        /// of which those past the edges mean nothing; what it makes of them goes to `next`. `columns` is where the panels of columns begin.
         pub fn blocks(
             &self,
             registers: &Tiles,
             lines: Lines<'_>,
             columns: std::ops::Range<usize>,
             row: Option<&[f32]>,
+            mut next: Option<Next<'_>>,
             visit: &mut dyn FnMut(usize, usize, &mut Block),
         ) {
-            let mut block = Aligned([0f32; SIDE * SIDE]);
+            let mut own = Aligned([0f32; SIDE * SIDE]);
             for column in columns.step_by(SIDE) {
                 let mut start = [0f32; SIDE];
                 if let Some(row) = row {
                     let width = SIDE.min(row.len() - column);
                     start[..width].copy_from_slice(&row[column..][..width]);
                 }
-                self.panels(registers, lines, column, 0, |panel, a, b, next| {
-                    let c = block.0.as_mut_ptr();
-                    // SAFETY: `panels` gives `steps` groups; the block is 32 rows of 32 values.
-                    unsafe {
-                        registers.block_product(a, b, lines.steps, (c, SIDE), (start.as_ptr(), 0), next);
+                self.panels(registers, lines, column, 0, |panel, a, b, ahead| {
+                    let mut product = |block: &mut Block| {
+                        let c = block.as_mut_ptr();
+                        // SAFETY: `panels` gives `steps` groups; the block is 32 rows of 32 values.
+                        unsafe { registers.block_product(a, b, lines.steps, (c, SIDE), (start.as_ptr(), 0), ahead) };
+                        visit(panel, column, block);
+                    };
+                    let Some(next) = &mut next else { return product(&mut own.0) };
+                    let to = next.group(panel, column / SIDE, self.parts);
+                    if self.parts == WHOLE {
+                        return product(whole(to));
                     }
-                    visit(panel, column, &mut block.0);
+                    product(&mut own.0);
+                    let x = Operand::new(&own.0, SIDE, SIDE);
+                    // SAFETY: `Tiles::new` has seen that the processor has these instructions.
+                    unsafe { split_in(self.parts, x, Place::Left, 0, 0, 1.0, to) };
                 });
             }
         }
@@ -434,14 +468,18 @@ mod tiled {
         tiles
     }
 
-    /// Calls `f(first, count)` on blocks of rows, in parallel: of 256 at the most, and two a thread at least, so that a
-    /// thread that is held up holds up little.
+    /// Calls `f(first, count)` on blocks of rows, in parallel: whole panels but for the last, of 256 rows at the most, as many for each
+    /// thread, of about one size. Two a thread at least, so that one that is held up holds up little.
     pub fn over_blocks(rows: usize, f: impl Fn(usize, usize) + Sync + Send) {
-        let share = rows.div_ceil(2 * parallel::threads()).next_multiple_of(SIDE).max(2 * SIDE);
-        let block = LEFT_ROWS.min(share);
-        let blocks = rows.div_ceil(block);
-        let run = |i: usize| f(i * block, block.min(rows - i * block));
-        if blocks == 1 || parallel::threads() == 1 {
+        let (panels, threads) = (rows.div_ceil(SIDE), parallel::threads());
+        let least = panels.div_ceil(LEFT_ROWS / SIDE);
+        let blocks = match threads {
+            1 => least,
+            _ => least.max(2 * threads).next_multiple_of(threads).min(panels.div_ceil(2)),
+        };
+        let start = |i: usize| (i * panels / blocks * SIDE).min(rows);
+        let run = |i: usize| f(start(i), start(i + 1) - start(i));
+        if blocks <= 1 || threads == 1 {
             (0..blocks).for_each(run);
         } else {
             (0..blocks).into_par_iter().with_max_len(1).for_each(run);

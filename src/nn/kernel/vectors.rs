@@ -1,14 +1,16 @@
 //! Products of blocks by AVX-512, on the layout of [`super::amx`], for processors without its unit.
 //!
-//! A row of the right block is two vectors; a value of the left one is broadcast to all lanes. Eleven rows are summed at a time, so that
-//! their 22 sums, in registers, hide how long a multiplication takes, and the right block is read three times.
+//! A row of the right block is two vectors; a value of the left one is broadcast to all lanes. Eight rows are summed at a time, so that
+//! their 16 sums, in registers, hide how long a multiplication takes, and the right block is read four times. Where the result goes is
+//! asked for one run of rows ahead: else each waits for its lines to come from the second-level cache or further.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::amx::{SIDE, Tile, ahead, group};
 
 /// Rows that are summed at a time.
-const ROWS: usize = 11;
+const ROWS: usize = 8;
 /// Lanes of a vector.
 const LANES: usize = SIDE / 2;
 
@@ -27,51 +29,51 @@ macro_rules! product {
             (from, line): (*const f32, usize),
             next: *const u8,
         ) {
-            const REST: usize = SIDE - 2 * ROWS;
             const DEEP: usize = group($parts) * size_of::<Tile>() / (SIDE * size_of::<f32>());
+            const AHEAD: usize = ahead($parts) * ROWS / SIDE;
             let a = a.cast::<f32>();
-            let ask = (next, ahead($parts));
-            // SAFETY: the caller's promise, for rows from 0, 11 and 22 on.
-            unsafe {
-                $rows::<ROWS>(a, b, steps, (c, stride), (from, line), ask);
-                for (first, all) in [(ROWS, true), (2 * ROWS, false)] {
-                    let (a, c) = (a.add(first * DEEP), c.add(first * stride));
-                    let from = (from.wrapping_add(first * line), line);
-                    if all {
-                        $rows::<ROWS>(a, b, steps, (c, stride), from, (next, 0));
-                    } else {
-                        $rows::<REST>(a, b, steps, (c, stride), from, (next, 0));
-                    }
+            for run in 0..SIDE / ROWS {
+                let first = run * ROWS;
+                let next = next.wrapping_add(run * steps * AHEAD);
+                // SAFETY: the caller's promise, for rows from `first` on.
+                unsafe {
+                    let c = c.add(first * stride);
+                    $rows(a.add(first * DEEP), b, steps, (c, stride), (from.wrapping_add(first * line), line), next);
                 }
             }
         }
 
-        /// `R` rows of the block; asks for so many bytes from `next` on at each step.
+        /// [`ROWS`] rows of the block; asks for its share of the bytes from `next` on, and for where the rows after these go.
         ///
         /// # Safety
         /// As the whole block's.
         #[target_feature(enable = $features)]
-        unsafe fn $rows<const R: usize>(
+        unsafe fn $rows(
             a: *const f32,
             b: *const Tile,
             steps: usize,
             (c, stride): (*mut f32, usize),
             (from, line): (*const f32, usize),
-            (next, bytes): (*const u8, usize),
+            next: *const u8,
         ) {
             const WORDS: usize = group($parts) * size_of::<Tile>() / size_of::<f32>();
             // Vectors of a half of the right block.
             const DEEP: usize = WORDS / SIDE;
+            const AHEAD: usize = ahead($parts) * ROWS / SIDE;
             let b = b.cast::<f32>();
             // SAFETY: the caller's promise.
             unsafe {
                 let start = |r: usize| from.wrapping_add(r * line);
-                let mut sums: [[__m512; 2]; R] =
+                let mut sums: [[__m512; 2]; ROWS] =
                     std::array::from_fn(|r| [_mm512_loadu_ps(start(r)), _mm512_loadu_ps(start(r).wrapping_add(LANES))]);
+                for r in 0..ROWS {
+                    let rows_after = c.wrapping_add((ROWS + r) * stride);
+                    asm!("prefetchw [{0}]", "prefetchw [{0} + 64]", in(reg) rows_after, options(nostack, readonly, preserves_flags));
+                }
                 for step in 0..steps {
                     let (a, b) = (a.add(step * WORDS), b.add(step * WORDS));
-                    for line in 0..bytes / 64 {
-                        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(step * bytes + line * 64).cast());
+                    for line in 0..AHEAD / 64 {
+                        _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(step * AHEAD + line * 64).cast());
                     }
                     for k in 0..DEEP {
                         let right = [_mm512_loadu_ps(b.add(k * LANES)), _mm512_loadu_ps(b.add((DEEP + k) * LANES))];
