@@ -171,26 +171,26 @@ fn cut<T: Clone>(items: &[T], weight: impl Fn(&T) -> usize, mut limit: impl FnMu
     runs
 }
 
-/// Cuts a list into as few runs as weights of `most` allow, of about one weight.
-fn even<T>(items: &[T], weight: impl Fn(&T) -> usize, most: usize) -> impl Iterator<Item = &[T]> {
-    let total: usize = items.iter().map(&weight).sum();
-    let runs = total.div_ceil(most).max(1);
-    let mut before = 0;
-    let run_of: Vec<usize> = items
-        .iter()
-        .map(|item| {
-            let middle = before + weight(item) / 2;
-            before += weight(item);
-            middle * runs / total.max(1)
-        })
-        .collect();
-    let mut first = 0;
-    std::iter::from_fn(move || {
-        let run = *run_of.get(first)?;
-        let count = run_of[first..].iter().take_while(|&&other| other == run).count();
-        first += count;
-        Some(&items[first - count..first])
-    })
+/// As [`cut`] with one limit for all, into as many runs, the heaviest of which weighs as little as it can.
+fn even<T: Clone>(items: &[T], weight: impl Fn(&T) -> usize, limit: usize) -> Vec<Vec<T>> {
+    let count = |limit: usize| {
+        let (mut runs, mut sum) = (0, 0);
+        for w in items.iter().map(&weight) {
+            if runs > 0 && sum + w <= limit {
+                sum += w;
+            } else {
+                (runs, sum) = (runs + 1, w);
+            }
+        }
+        runs
+    };
+    let (runs, total) = (count(limit), items.iter().map(&weight).sum::<usize>());
+    let (mut low, mut high) = (total.div_ceil(runs.max(1)).min(limit), limit);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if count(middle) <= runs { high = middle } else { low = middle + 1 }
+    }
+    cut(items, weight, |_| low)
 }
 
 struct Work<'a> {
@@ -217,7 +217,7 @@ impl Work<'_> {
             let ids = self.embedder.files().tokenizer().encode(&texts, self.prompt)?;
             let rows: Vec<(usize, Vec<u32>)> = take.iter().copied().zip(ids).collect();
             for batch in even(&rows, |(_, ids)| ids.len(), self.budget) {
-                self.micro_batch(batch)?;
+                self.micro_batch(&batch)?;
                 let tokens = batch.iter().map(|(_, ids)| ids.len()).sum();
                 self.tokens.fetch_add(tokens, Ordering::Relaxed);
                 self.truncated.fetch_add(batch.iter().filter(|(_, ids)| ids.len() >= limit).count(), Ordering::Relaxed);
@@ -274,20 +274,21 @@ mod tests {
     }
 
     #[test]
-    fn even_runs_differ_by_no_more_than_an_item() {
+    fn even_runs_are_as_many_as_full_ones_and_within_the_limit() {
         let items: Vec<usize> = (0..300).map(|i| 5 + i * 37 % 23).collect();
         let total: usize = items.iter().sum();
         for most in [total, total - 1, 1_000, 400, 50] {
-            let runs: Vec<&[usize]> = even(&items, |&w| w, most).collect();
+            let (runs, full) = (even(&items, |&w| w, most), cut(&items, |&w| w, |_| most));
             assert_eq!(runs.concat(), items);
-            let share = total as f64 / total.div_ceil(most) as f64;
-            for sum in runs.iter().map(|run| run.iter().sum::<usize>() as f64) {
-                assert!((sum - share).abs() <= 28.0, "{sum} of {share}, {most}");
-            }
+            assert_eq!(runs.len(), full.len());
+            let heaviest = |runs: &[Vec<usize>]| runs.iter().map(|run| run.iter().sum::<usize>()).max();
+            assert!(heaviest(&runs) <= heaviest(&full) && heaviest(&runs) <= Some(most));
         }
-        let long: Vec<&[usize]> = even(&[500, 3, 400], |&w| w, 100).collect();
-        assert_eq!(long, [&[500][..], &[3], &[400]]);
-        assert_eq!(even(&[0, 0], |&w| w, 10).count(), 1);
-        assert_eq!(even(&[0; 0], |&w| w, 10).count(), 0);
+        assert_eq!(even(&[60, 30, 30, 10], |&w| w, 100), [vec![60], vec![30, 30, 10]]);
+        assert_eq!(even(&[500, 3, 400], |&w| w, 100), [vec![500], vec![3], vec![400]]);
+        // Texts without tokens go with those before.
+        assert_eq!(even(&[5, 7, 0, 0], |&w| w, 8), [vec![5], vec![7, 0, 0]]);
+        assert_eq!(even(&[0, 0], |&w| w, 10), [vec![0, 0]]);
+        assert!(even(&[0; 0], |&w| w, 10).is_empty());
     }
 }
