@@ -31,7 +31,7 @@ use crate::task::spec::TaskError;
 
 /// Evaluate, fine-tune and merge text embedders.
 ///
-/// Scores any BERT-like embedder with mteb's own numbers, fine-tunes grids of variants, merges them by SLERP, and reports
+/// Scores text embedders with mteb's own numbers, fine-tunes grids of variants, merges them by SLERP, and reports
 /// which is best and how sure that is.
 #[derive(Debug, Parser)]
 #[command(name = "embeval", version, arg_required_else_help = true)]

@@ -21,7 +21,7 @@ const CPU_TOKENS: usize = 1_024;
 const DEVICE_TOKENS: usize = 32_768;
 /// Bytes of text that a worker takes at a time, at the most.
 const TAKE_BYTES: usize = 16_384;
-/// Bytes that it takes at the least: some micro-batch's third.
+/// Bytes that it takes at the least: a quarter of a micro-batch, or so.
 const LAST_BYTES: usize = 1_024;
 /// As [`TAKE_BYTES`], on other devices.
 const DEVICE_BYTES: usize = 262_144;
