@@ -13,6 +13,7 @@ pub mod composed;
 pub mod cross_entropy;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod disentangled;
 pub mod dora;
 pub mod dropout;
 pub mod embedding;

@@ -1,12 +1,16 @@
 //! Attention of DeBERTa (He et al. 2021): content and position have projections of their own, and a score is the sum of content to content,
-//! content to position and position to content. Composed of candle's operations for each sequence, so its memory grows with the
-//! square of a sequence's length.
+//! content to position and position to content. On the CPU by [`crate::nn::disentangled`]; elsewhere composed of candle's operations for each
+//! sequence, so that memory grows with the square of a sequence's length.
 
-use candle_core::Tensor;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
 
 use super::pass::{Pass, Place};
+use crate::model::ModelError;
 use crate::nn::composed::softmax;
-use crate::nn::linear::Linear;
+use crate::nn::disentangled::{self, Columns};
+use crate::nn::linear::{Joint, Linear};
 
 /// Projections of queries, keys and values.
 #[derive(Debug)]
@@ -29,7 +33,20 @@ pub enum Content {
         key: Linear,
         /// The same.
         value: Linear,
+        /// The three in one.
+        joint: Joint,
     },
+}
+
+impl Content {
+    /// Of three layers.
+    ///
+    /// # Errors
+    /// Where their inputs differ.
+    pub fn separate(query: Linear, key: Linear, value: Linear) -> Result<Self, ModelError> {
+        let joint = Joint::new(&[&query, &key, &value])?;
+        Ok(Self::Separate { query, key, value, joint })
+    }
 }
 
 /// A projection of the positions' table.
@@ -98,6 +115,85 @@ impl Disentangled {
     /// # Errors
     /// Where the shapes do not fit.
     pub fn forward(&self, x: &Tensor, pass: &Pass, table: Option<&Tensor>) -> candle_core::Result<Tensor> {
+        let table = table.map(|table| pass.drop_table(&table.to_dtype(x.dtype())?, Place::Table)).transpose()?;
+        let context = match x.device().is_cpu() {
+            true => self.context(x, pass, table.as_ref())?,
+            false => self.composed(x, pass, table.as_ref())?,
+        };
+        self.output.forward(&context, pass.adapter_seed(3))
+    }
+
+    /// The layer that projects the positions' table, and its adapter's place: as keys, or as queries.
+    fn projection(&self, as_keys: bool) -> Option<(&Linear, u64)> {
+        let (projection, place) = if as_keys { (&self.position_key, 21) } else { (&self.position_query, 22) };
+        let linear = match (projection, &self.content) {
+            (PositionProjection::Own(linear), _) => linear,
+            (PositionProjection::Shared, Content::Separate { query, key, .. }) => {
+                if as_keys {
+                    key
+                } else {
+                    query
+                }
+            }
+            _ => return None,
+        };
+        Some((linear, place))
+    }
+
+    /// What the output layer is given, as one operation over all sequences.
+    fn context(&self, x: &Tensor, pass: &Pass, table: Option<&Tensor>) -> candle_core::Result<Tensor> {
+        let hidden = x.dims2()?.1;
+        let (qkv, biases, columns) = match &self.content {
+            Content::ByHead { joint, query_bias, value_bias } => {
+                let biases = Tensor::stack(&[query_bias, value_bias], 0)?;
+                (joint.forward(x, pass.adapter_seed(0))?, biases, Columns::ByHead)
+            }
+            Content::Separate { query, key, value, joint } => {
+                let qkv = match joint.forward(x, &[query, key, value])? {
+                    Some(qkv) => qkv,
+                    None => {
+                        let q = query.forward(x, pass.adapter_seed(0))?;
+                        let k = key.forward(x, pass.adapter_seed(1))?;
+                        Tensor::cat(&[q, k, value.forward(x, pass.adapter_seed(2))?], 1)?
+                    }
+                };
+                (qkv, Tensor::zeros((2, hidden), DType::F32, x.device())?, Columns::ByKind)
+            }
+        };
+        let longest = super::longest(&pass.cu_seqlens) as i64;
+        let projections = [true, false].map(|as_keys| self.projection(as_keys).filter(|_| table.is_some()));
+        // Rows that no distance here has are not projected, but where an adapter's dropout is drawn by their number.
+        let plain = projections.iter().flatten().all(|(linear, _)| linear.is_plain());
+        let (first, last) = match plain && longest > 0 {
+            true => (self.rows.row(1 - longest), self.rows.row(longest - 1)),
+            false => (0, 2 * self.rows.half - 1),
+        };
+        let mut vectors = Vec::new();
+        if let Some(table) = table {
+            let table = table.narrow(0, first, last + 1 - first)?;
+            for (linear, place) in projections.into_iter().flatten() {
+                vectors.push(linear.forward(&table, pass.adapter_seed(place))?);
+            }
+        }
+        let positions = match vectors.as_slice() {
+            [] => Tensor::zeros((1, 0), DType::F32, x.device())?,
+            [one] => one.clone(),
+            both => Tensor::cat(both, 1)?,
+        };
+        // By distance from query to key, whose rows are by that from key to query.
+        let rows = (1 - longest..longest).map(|distance| (self.rows.row(-distance) - first) as u32).collect();
+        let heads = disentangled::Heads {
+            count: self.heads,
+            columns,
+            keys: projections[0].is_some(),
+            queries: projections[1].is_some(),
+            dropout: pass.weights(Place::Weights)?,
+        };
+        disentangled::attention(&qkv, &positions, &biases, Arc::new(rows), &pass.cu_seqlens, heads)
+    }
+
+    /// As [`Self::context`], of candle's operations.
+    fn composed(&self, x: &Tensor, pass: &Pass, table: Option<&Tensor>) -> candle_core::Result<Tensor> {
         let (tokens, hidden) = x.dims2()?;
         let (heads, depth) = (self.heads, hidden / self.heads);
         let split = |x: Tensor| x.reshape(((), heads, depth));
@@ -108,26 +204,17 @@ impl Disentangled {
                 let part = |i: usize| all.narrow(2, i * depth, depth);
                 (part(0)?.broadcast_add(&bias(query_bias)?)?, part(1)?, part(2)?.broadcast_add(&bias(value_bias)?)?)
             }
-            Content::Separate { query, key, value } => (
+            Content::Separate { query, key, value, .. } => (
                 split(query.forward(x, pass.adapter_seed(0))?)?,
                 split(key.forward(x, pass.adapter_seed(1))?)?,
                 split(value.forward(x, pass.adapter_seed(2))?)?,
             ),
         };
-        let table = table.map(|table| pass.drop_table(&table.to_dtype(x.dtype())?, Place::Table)).transpose()?;
-        let table = table.as_ref();
-        let positions = |projection: &PositionProjection, place: u64| match (projection, table, &self.content) {
-            (PositionProjection::None, ..) | (_, None, _) => Ok(None),
-            (PositionProjection::Own(linear), Some(table), _) => {
-                split(linear.forward(table, pass.adapter_seed(place))?).map(Some)
-            }
-            (PositionProjection::Shared, Some(table), Content::Separate { query, key, .. }) => {
-                let linear = if place == 21 { key } else { query };
-                split(linear.forward(table, pass.adapter_seed(place))?).map(Some)
-            }
-            (PositionProjection::Shared, ..) => Ok(None),
+        let positions = |as_keys: bool| match (self.projection(as_keys), table) {
+            (Some((linear, place)), Some(table)) => split(linear.forward(table, pass.adapter_seed(place))?).map(Some),
+            _ => Ok(None),
         };
-        let (pk, pq) = (positions(&self.position_key, 21)?, positions(&self.position_query, 22)?);
+        let (pk, pq) = (positions(true)?, positions(false)?);
         let kinds = 1 + usize::from(pk.is_some()) + usize::from(pq.is_some());
         let scale = 1.0 / ((depth * kinds) as f64).sqrt();
         let dropout = pass.weights(Place::Weights)?;
@@ -160,7 +247,6 @@ impl Disentangled {
             }
             outs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((n, hidden))?);
         }
-        let context = if outs.is_empty() { x.zeros_like()? } else { Tensor::cat(&outs, 0)? };
-        self.output.forward(&context, pass.adapter_seed(3))
+        if outs.is_empty() { x.zeros_like() } else { Tensor::cat(&outs, 0) }
     }
 }

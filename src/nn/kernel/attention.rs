@@ -222,7 +222,7 @@ fn block_of<'a>(x: &'a [f32], head: Head, first: usize, buffer: &'a mut Vec<f32>
 /// the starts of its rows, `out` `[ROWS, width]`; `width` a multiple of `LANES`.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn product<A: Arith>(
+pub(super) fn product<A: Arith>(
     (a, a_stride): (&[f32], usize),
     (b, b_stride): (&[f32], usize),
     depth: usize,
@@ -272,7 +272,7 @@ fn product<A: Arith>(
 /// rows, `b` `[n, width]`; `width` a multiple of `LANES`.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-fn accumulate<A: Arith>(
+pub(super) fn accumulate<A: Arith>(
     (a, a_stride): (&[f32], usize),
     (c, c_stride): (&[f32], usize),
     n: usize,

@@ -4,6 +4,7 @@ pub mod adamw;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub mod amx;
 pub mod attention;
+pub mod disentangled;
 pub mod gemm;
 pub mod layer_norm;
 pub mod mask;

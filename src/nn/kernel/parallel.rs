@@ -34,6 +34,11 @@ pub fn over(n: usize, f: impl Fn(usize) + Sync + Send) {
     }
 }
 
+/// `f(i)` of `0..n` in their order, in parallel.
+pub fn map<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    if threads() == 1 || n == 1 { (0..n).map(f).collect() } else { (0..n).into_par_iter().map(f).collect() }
+}
+
 /// Sums of columns: `out[c] = sum_r f(r, c)` with a fixed split of the rows, so that the result does not depend on the
 /// number of threads. `add(rows, partial)` adds the rows of a block into `partial` (`[width]`).
 pub fn column_sums(
