@@ -118,12 +118,12 @@ impl Op {
         self.rows[(self.rows.len() / 2).wrapping_add_signed(distance)] as usize
     }
 
-    fn tables(&self, places: Places, positions: &[f32]) -> Vec<Tables> {
+    fn tables(&self, places: Places, positions: &[f32], back: bool) -> Vec<Tables> {
         parallel::map(self.heads.count, |head| {
             [0, 1].map(|kind| {
                 let (width, column) = self.place(kind, head);
                 self.kinds()[kind].then(|| {
-                    Table::new(places, self.longest, self.depth(), |distance| {
+                    Table::new(places, self.longest, self.depth(), back, |distance| {
                         &positions[self.row(distance) * width + column..]
                     })
                 })
@@ -168,7 +168,7 @@ impl Op {
     fn forward(&self, [qkv, positions, biases]: [&[f32]; 3]) -> Vec<f32> {
         let (hidden, depth, count) = (self.hidden, self.depth(), self.heads.count);
         let places = Places::new(self.longest);
-        let tables = self.tables(places, positions);
+        let tables = self.tables(places, positions, false);
         // SAFETY: the units cover every token (`cu_seqlens` runs from 0 to their number) and every head.
         let mut out = unsafe { unset(qkv.len() / 3) };
         let shared = Disjoint::new(&mut out);
@@ -186,14 +186,14 @@ impl Op {
         out
     }
 
-    /// The gradients by qkv, positions and biases.
-    fn backward(&self, [qkv, positions, biases, dout]: [&[f32]; 4]) -> [Vec<f32>; 3] {
+    /// The gradients by qkv, positions (zero where not `wanted`) and biases.
+    fn backward(&self, [qkv, positions, biases, dout]: [&[f32]; 4], wanted: bool) -> [Vec<f32>; 3] {
         let (hidden, depth, count) = (self.hidden, self.depth(), self.heads.count);
         let places = Places::new(self.longest);
-        let tables = self.tables(places, positions);
+        let tables = self.tables(places, positions, true);
         let (groups, padded) = (GROUPS.min(self.sequences()), depth.next_multiple_of(LANES));
         // Of each group and head: by the vectors of both kinds, by both biases.
-        let lens = self.kinds().map(|kind| if kind { places.width * padded } else { 0 });
+        let lens = self.kinds().map(|kind| if kind && wanted { places.width * padded } else { 0 });
         let len = lens[0] + lens[1] + 2 * depth;
         let mut sums = zeros(groups * count * len);
         // SAFETY: the units cover every token and every head.
@@ -225,7 +225,7 @@ impl Op {
         let (mut dpositions, mut dbiases) = (zeros(positions.len()), zeros(biases.len()));
         for (unit, own) in sums.chunks_exact(len.max(1)).enumerate() {
             let h = unit % count;
-            for (kind, from) in [0, lens[0]].into_iter().enumerate().filter(|(kind, _)| self.kinds()[*kind]) {
+            for (kind, from) in [0, lens[0]].into_iter().enumerate().filter(|(kind, _)| lens[*kind] > 0) {
                 let (width, column) = self.place(kind, h);
                 for step in 0..(2 * self.longest).saturating_sub(1) {
                     let distance = step as isize - (self.longest as isize - 1);
@@ -270,10 +270,10 @@ impl CustomOp3 for Op {
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         with_values(NAME, [qkv, positions, biases, dout], |inputs| {
-            let [dqkv, dpositions, dbiases] = self.backward(inputs);
+            let [dqkv, dpositions, dbiases] = self.backward(inputs, positions.track_op());
             let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device());
             let wanted = |data, like: &Tensor| like.track_op().then(|| tensor(data, like)).transpose();
-            Ok((Some(tensor(dqkv, qkv)?), wanted(dpositions, positions)?, wanted(dbiases, biases)?))
+            Ok((wanted(dqkv, qkv)?, wanted(dpositions, positions)?, wanted(dbiases, biases)?))
         })
     }
 }

@@ -126,6 +126,11 @@ impl Linear {
         self.magnitude.is_none() && self.weight.on_cpu() && self.lora.as_ref().is_none_or(|lora| lora.dropout == 0.0)
     }
 
+    /// Whether its adapter has dropout, whose mask depends on the number of a row.
+    pub(crate) fn drops(&self) -> bool {
+        self.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0)
+    }
+
     fn frozen(&self, activation: Activation) -> Frozen {
         let (weight, bias, prepared) = (self.weight.clone(), self.bias.clone(), self.prepared.clone());
         Frozen { weight, bias, activation, prepared }

@@ -3,7 +3,8 @@
 //! Texts are never padded: a batch is one `[tokens, hidden]` tensor and a list of sequence bounds
 //! ([`PackedBatch::cu_seqlens`]). Every operation here is a candle `CustomOp` with a forward and a backward pass on the
 //! CPU (vectorised, on all cores of the current rayon pool), and kernels on NVIDIA GPUs (`cuda/`, with the feature `cuda`); elsewhere,
-//! and in the tests, the same functions are composed of candle's own differentiable operations ([`composed`]).
+//! and in the tests, the same functions are composed of candle's own differentiable operations ([`composed`]; of [`disentangled`] the layer has
+//! that form).
 
 pub mod activation;
 pub mod attention;

@@ -159,11 +159,11 @@ impl DebertaConfig {
         let at = |module: &str| format!("encoder.layer.{index}.{module}");
         let square = |module: &str| p.linear(&at(module), hidden, hidden);
         let content = match self.second {
-            true => Content::separate(
-                square("attention.self.query_proj")?,
-                square("attention.self.key_proj")?,
-                square("attention.self.value_proj")?,
-            )?,
+            true => Content::Separate {
+                query: square("attention.self.query_proj")?,
+                key: square("attention.self.key_proj")?,
+                value: square("attention.self.value_proj")?,
+            },
             false => Content::ByHead {
                 joint: p.linear_with(&at("attention.self.in_proj"), hidden, 3 * hidden, false)?,
                 query_bias: p.tensor(&at("attention.self.q_bias"), &[hidden])?,

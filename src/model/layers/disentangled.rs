@@ -7,10 +7,9 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::pass::{Pass, Place};
-use crate::model::ModelError;
 use crate::nn::composed::softmax;
 use crate::nn::disentangled::{self, Columns};
-use crate::nn::linear::{Joint, Linear};
+use crate::nn::linear::Linear;
 
 /// Projections of queries, keys and values.
 #[derive(Debug)]
@@ -33,20 +32,7 @@ pub enum Content {
         key: Linear,
         /// The same.
         value: Linear,
-        /// The three in one.
-        joint: Joint,
     },
-}
-
-impl Content {
-    /// Of three layers.
-    ///
-    /// # Errors
-    /// Where their inputs differ.
-    pub fn separate(query: Linear, key: Linear, value: Linear) -> Result<Self, ModelError> {
-        let joint = Joint::new(&[&query, &key, &value])?;
-        Ok(Self::Separate { query, key, value, joint })
-    }
 }
 
 /// A projection of the positions' table.
@@ -145,28 +131,23 @@ impl Disentangled {
         let hidden = x.dims2()?.1;
         let (qkv, biases, columns) = match &self.content {
             Content::ByHead { joint, query_bias, value_bias } => {
-                let biases = Tensor::stack(&[query_bias, value_bias], 0)?;
+                let biases = Tensor::stack(&[query_bias, value_bias], 0)?.to_dtype(DType::F32)?;
                 (joint.forward(x, pass.adapter_seed(0))?, biases, Columns::ByHead)
             }
-            Content::Separate { query, key, value, joint } => {
-                let qkv = match joint.forward(x, &[query, key, value])? {
-                    Some(qkv) => qkv,
-                    None => {
-                        let q = query.forward(x, pass.adapter_seed(0))?;
-                        let k = key.forward(x, pass.adapter_seed(1))?;
-                        Tensor::cat(&[q, k, value.forward(x, pass.adapter_seed(2))?], 1)?
-                    }
-                };
+            Content::Separate { query, key, value } => {
+                let q = query.forward(x, pass.adapter_seed(0))?;
+                let k = key.forward(x, pass.adapter_seed(1))?;
+                let qkv = Tensor::cat(&[q, k, value.forward(x, pass.adapter_seed(2))?], 1)?;
                 (qkv, Tensor::zeros((2, hidden), DType::F32, x.device())?, Columns::ByKind)
             }
         };
         let longest = super::longest(&pass.cu_seqlens) as i64;
         let projections = [true, false].map(|as_keys| self.projection(as_keys).filter(|_| table.is_some()));
         // Rows that no distance here has are not projected, but where an adapter's dropout is drawn by their number.
-        let plain = projections.iter().flatten().all(|(linear, _)| linear.is_plain());
-        let (first, last) = match plain && longest > 0 {
-            true => (self.rows.row(1 - longest), self.rows.row(longest - 1)),
-            false => (0, 2 * self.rows.half - 1),
+        let drawn = |(linear, place): &(&Linear, u64)| linear.drops() && pass.adapter_seed(*place).is_some();
+        let (first, last) = match longest == 0 || projections.iter().flatten().any(drawn) {
+            true => (0, 2 * self.rows.half - 1),
+            false => (self.rows.row(1 - longest), self.rows.row(longest - 1)),
         };
         let mut vectors = Vec::new();
         if let Some(table) = table {
@@ -204,7 +185,7 @@ impl Disentangled {
                 let part = |i: usize| all.narrow(2, i * depth, depth);
                 (part(0)?.broadcast_add(&bias(query_bias)?)?, part(1)?, part(2)?.broadcast_add(&bias(value_bias)?)?)
             }
-            Content::Separate { query, key, value, .. } => (
+            Content::Separate { query, key, value } => (
                 split(query.forward(x, pass.adapter_seed(0))?)?,
                 split(key.forward(x, pass.adapter_seed(1))?)?,
                 split(value.forward(x, pass.adapter_seed(2))?)?,
@@ -248,5 +229,82 @@ impl Disentangled {
             outs.push(weights.matmul(&v)?.transpose(0, 1)?.reshape((n, hidden))?);
         }
         if outs.is_empty() { x.zeros_like() } else { Tensor::cat(&outs, 0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::model::Mode;
+    use crate::model::architecture::ModelDropout;
+    use crate::nn::PackedBatch;
+    use crate::nn::linear::LowRank;
+
+    const HIDDEN: usize = 12;
+
+    #[test]
+    fn one_operation_is_what_candles_operations_give() {
+        let mut vars = Vec::new();
+        let mut draw = |rows: usize, columns: usize| {
+            let seed = vars.len() + 1;
+            let values: Vec<f32> =
+                (0..rows * columns).map(|i| ((i * 7919 + seed * 104_729) % 2_003) as f32 / 2e3 - 0.5).collect();
+            let var = Var::from_tensor(&Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()).unwrap();
+            vars.push(var.clone());
+            var.as_tensor().clone()
+        };
+        let x = draw(95, HIDDEN);
+        let lora = LowRank { a: draw(2, HIDDEN), b: draw(HIDDEN, 2), scale: 1.5, dropout: 0.2 };
+        let adapted = Linear::new(draw(HIDDEN, HIDDEN), None, Some(lora)).unwrap();
+        let mut linear = |outputs: usize| Linear::new(draw(outputs, HIDDEN), None, None).unwrap();
+        let [query_bias, value_bias] = [0.1f32, -0.2].map(|value| Var::new(&[value; HIDDEN], &Device::Cpu).unwrap());
+        let by_head = |linear: &mut dyn FnMut(usize) -> Linear| Content::ByHead {
+            joint: linear(3 * HIDDEN),
+            query_bias: query_bias.as_tensor().clone(),
+            value_bias: value_bias.as_tensor().clone(),
+        };
+        let separate = |linear: &mut dyn FnMut(usize) -> Linear| Content::Separate {
+            query: linear(HIDDEN),
+            key: linear(HIDDEN),
+            value: linear(HIDDEN),
+        };
+        let own = PositionProjection::Own;
+        // Of 8 rows to each side all are used, of 100 those that the texts reach, but where an adapter drops some.
+        let cases = [
+            (by_head(&mut linear), own(linear(HIDDEN)), own(linear(HIDDEN)), 8, None),
+            (by_head(&mut linear), PositionProjection::None, own(linear(HIDDEN)), 100, None),
+            (separate(&mut linear), PositionProjection::Shared, PositionProjection::Shared, 8, Some(60)),
+            (separate(&mut linear), own(linear(HIDDEN)), PositionProjection::None, 100, None),
+            (separate(&mut linear), own(adapted), own(linear(HIDDEN)), 100, None),
+        ];
+        let output = linear(HIDDEN);
+        let tables = [8, 100].map(|half| draw(2 * half, HIDDEN));
+        let batch = PackedBatch::new(&[vec![1u32; 5], vec![1; 71], vec![1; 1], vec![1; 18]]);
+        for (number, (content, position_key, position_query, half, buckets)) in cases.into_iter().enumerate() {
+            let (rows, table) = (Rows { half, buckets }, &tables[usize::from(half > 8)]);
+            let layer = Disentangled { content, position_key, position_query, heads: 3, rows, output: output.clone() };
+            let dropout = (number % 2 == 0).then_some(ModelDropout { hidden: 0.1, attention: 0.2 });
+            let pass = Pass::new(&batch, &Mode::training(3), dropout, false);
+            let results =
+                [layer.context(&x, &pass, Some(table)), layer.composed(&x, &pass, Some(table))].map(Result::unwrap);
+            let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let gradients = results.each_ref().map(|out| (out * &x).unwrap().sum_all().unwrap().backward().unwrap());
+            let mut pairs = vec![("result".to_string(), results.each_ref().map(values))];
+            for (i, var) in vars.iter().chain([&query_bias, &value_bias]).enumerate() {
+                let found = gradients.each_ref().map(|g| g.get(var));
+                assert_eq!(found[0].is_some(), found[1].is_some(), "case {number}: variable {i}");
+                if let [Some(a), Some(b)] = found {
+                    pairs.push((format!("variable {i}"), [values(a), values(b)]));
+                }
+            }
+            assert!(pairs.len() > 4, "case {number}: {} gradients", pairs.len());
+            for (name, [got, want]) in pairs {
+                let most = want.iter().fold(1f32, |most, v| most.max(v.abs()));
+                let off = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+                assert!(got.len() == want.len() && off < 1e-5 * most, "case {number}, {name}: off by {off}");
+            }
+        }
     }
 }

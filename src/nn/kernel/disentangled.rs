@@ -17,7 +17,7 @@ const BLOCK: usize = 64;
 pub struct Table {
     /// `[depth, width]`.
     columns: Vec<f32>,
-    /// `[width, padded depth]`.
+    /// `[width, padded depth]`; empty where the backward pass is not wanted.
     rows: Vec<f32>,
 }
 
@@ -33,21 +33,30 @@ pub struct Places {
 impl Places {
     /// For sequences of `longest` tokens at the most.
     pub fn new(longest: usize) -> Self {
-        let center = longest + BLOCK;
-        Self { center, width: (2 * center + 1 + 2 * LANES).next_multiple_of(LANES) }
+        // A block's last rows may be past a text's end, its columns past the last distance.
+        Self { center: longest + ROWS, width: (2 * longest + ROWS + 2 * LANES).next_multiple_of(LANES) }
     }
 }
 
 impl Table {
-    /// From `vector(key − query)` for the distances of `longest` tokens.
-    pub fn new<'a>(places: Places, longest: usize, depth: usize, vector: impl Fn(isize) -> &'a [f32]) -> Self {
+    /// From `vector(key − query)` for the distances of `longest` tokens; `back` where the backward pass reads it, too.
+    pub fn new<'a>(
+        places: Places,
+        longest: usize,
+        depth: usize,
+        back: bool,
+        vector: impl Fn(isize) -> &'a [f32],
+    ) -> Self {
         let padded = depth.next_multiple_of(LANES);
-        let (mut columns, mut rows) = (vec![0f32; depth * places.width], vec![0f32; places.width * padded]);
+        let mut columns = vec![0f32; depth * places.width];
+        let mut rows = vec![0f32; if back { places.width * padded } else { 0 }];
         for step in 0..(2 * longest).saturating_sub(1) {
             let distance = step as isize - (longest as isize - 1);
             let place = places.center.wrapping_add_signed(distance);
             let values = &vector(distance)[..depth];
-            rows[place * padded..][..depth].copy_from_slice(values);
+            if back {
+                rows[place * padded..][..depth].copy_from_slice(values);
+            }
             values.iter().enumerate().for_each(|(d, value)| columns[d * places.width + place] = *value);
         }
         Self { columns, rows }
@@ -126,7 +135,7 @@ impl Rows<'_> {
 
 /// Sums over sequences in the backward pass, of a head.
 pub struct Sums<'a> {
-    /// By the vectors for content to position, `[width, padded depth]`; empty where there are none.
+    /// By the vectors for content to position, `[width, padded depth]`; empty where there are none, or it is not wanted.
     pub keys: &'a mut [f32],
     /// By those for position to content.
     pub queries: &'a mut [f32],
@@ -310,7 +319,9 @@ multiversion! {
                     let part = sized(part, ROWS * padded);
                     product::<A>((band, wide), (&table.rows[from..], padded), seen, padded, 1.0, part);
                     out.iter_mut().zip(part).for_each(|(sum, value)| *sum += *value);
-                    accumulate::<A>((band, wide), queries, seen, padded, &mut sums.keys[from..]);
+                    if !sums.keys.is_empty() {
+                        accumulate::<A>((band, wide), queries, seen, padded, &mut sums.keys[from..]);
+                    }
                 }
                 for (r, row) in out.chunks_exact(padded).enumerate().take(count) {
                     sums.biases[0].iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
@@ -333,7 +344,9 @@ multiversion! {
                 let part = sized(part, ROWS * padded);
                 product::<A>((band, wide), (&table.rows[from..], padded), seen, padded, 1.0, part);
                 dk[key * padded..].iter_mut().zip(part).for_each(|(sum, value)| *sum += *value);
-                accumulate::<A>((band, wide), (&k[key * padded..], padded), seen, padded, &mut sums.queries[from..]);
+                if !sums.queries.is_empty() {
+                    accumulate::<A>((band, wide), (&k[key * padded..], padded), seen, padded, &mut sums.queries[from..]);
+                }
             }
         }
         for (j, (dk, dv)) in dk.chunks_exact(padded).zip(dv.chunks_exact(padded)).enumerate().take(n) {
